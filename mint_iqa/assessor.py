@@ -1,0 +1,335 @@
+"""Assessor: a picture in, scores, faults and reasons out. What the command line and the page both use."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mint_iqa.errors import MintIQAError
+from mint_iqa.images import ReadImage, Source, read_image
+from mint_iqa.language import LanguageModel, Turn
+from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
+from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.records import (
+    Answer,
+    Assessment,
+    Explanation,
+    FailedAssessment,
+    Failure,
+    Fault,
+    Levels,
+    ModelInfo,
+    Scores,
+)
+from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, NAMED_FROM, QUESTIONS, FaultName
+
+PRESETS = Path(__file__).parent / "weights"
+MAX_QUESTION_CHARACTERS = 500
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture read and encoded once: give it to `assess` and `ask` in place of a file to repeat nothing.
+
+    name: what the user called it. A `Picture` is only good for the Assessor that made it.
+    """
+
+    name: str
+    read: ReadImage
+    encoded: EncodedImage
+    distance: float
+
+
+@dataclass(frozen=True)
+class Rated:
+    """One picture with one prompt, scored."""
+
+    picture: Picture
+    prompt: str | None
+    scores: Scores
+    faults: tuple[Fault, ...]
+    warnings: tuple[str, ...]
+    quality_vectors: Tensor  # float[1, Q, Dq]
+
+
+class Assessor:
+    """Loads a model once; scores pictures, explains them, answers questions. Several threads may use it.
+
+    A score depends on its picture, prompt and weights alone, not on the batch or on what was asked before.
+    """
+
+    def __init__(
+        self,
+        model: MintIQAModel,
+        processor: MintIQAProcessor,
+        info: ModelInfo,
+        folder: Path,
+        language_dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.processor, self.model_info = model.eval(), processor, info
+        self._folder, self._language_dtype = folder, language_dtype
+        self._language: LanguageModel | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path = "nano", *, device: str | None = None, dtype: str | None = None
+    ) -> "Assessor":
+        """`model`: a preset ("nano"), a folder, or a hub id ("owner/name", fetched from the network).
+
+        device: cpu, cuda, ...: by default the GPU if there is one.
+        dtype: float32 (default) | bfloat16 | float16.
+        Raises MintIQAError when the weights are missing or do not fit.
+        """
+        kind, place = _dtype(dtype), _device(device)
+        folder = find_checkpoint(model)
+        loaded = MintIQAModel.from_pretrained(folder, dtype=kind)
+        loaded.to(place)
+        info = ModelInfo(name=str(model), revision=revision_of(folder))
+        processor = MintIQAProcessor.from_config(loaded.config, folder)
+        return cls(loaded, processor, info, folder, language_dtype=kind)
+
+    def read(self, image: Source | Picture, name: str | None = None) -> Picture:
+        """Read and encode a picture. Raises MintIQAError for whatever is not one."""
+        if isinstance(image, Picture):
+            return image
+        return self._encode([(name or _name(image), read_image(image))])[0]
+
+    def assess(self, image: Source | Picture, prompt: str | None = None, explain: bool = True) -> Assessment:
+        """Scores 0..100, faults, and with `explain` the reasons in words; MintIQAError for a bad picture."""
+        return self._assessment(self.rate([(self.read(image), prompt)])[0], explain)
+
+    def assess_many(
+        self, items: Iterable[tuple[Source | Picture, str | None]], batch_size: int = 8, explain: bool = False
+    ) -> Iterator[Assessment | FailedAssessment]:
+        """One record an item, in order, pulled as needed; a picture that can't be read fails alone."""
+        iterator = iter(items)
+        while batch := list(islice(iterator, batch_size)):
+            opened = [_open(image, prompt) for image, prompt in batch]
+            rated = iter(self._rate_opened([o for o in opened if not isinstance(o, FailedAssessment)]))
+            for item in opened:
+                if isinstance(item, FailedAssessment):
+                    yield item.model_copy(update={"model": self.model_info})
+                else:
+                    yield self._assessment(next(rated), explain)
+
+    def ask(
+        self, image: Source | Picture, question: str, prompt: str | None = None, history: Sequence[Turn] = ()
+    ) -> Iterator[str]:
+        """Stream the answer to a question about a picture; `history` holds earlier (question, answer) turns.
+
+        Raises MintIQAError for a bad picture or an empty question, before the first piece.
+        """
+        question = _checked_question(question)
+        rated = self.rate([(self.read(image), prompt)])[0]
+        return self._stream(rated, question, history)
+
+    def answer(self, image: Source | Picture, question: str, prompt: str | None = None) -> Answer:
+        """The whole answer as a record."""
+        asked = _checked_question(question)
+        rated = self.rate([(self.read(image), prompt)])[0]
+        text = "".join(self._stream(rated, asked, ()))
+        return Answer(
+            image=rated.picture.name,
+            image_sha256=rated.picture.read.sha256,
+            prompt=rated.prompt,
+            model=self.model_info,
+            question=question,
+            answer=text,
+            scores=rated.scores,
+            warnings=rated.warnings,
+        )
+
+    # --- scoring ---
+
+    @torch.inference_mode()
+    def _encode(self, read: Sequence[tuple[str, ReadImage]]) -> list[Picture]:
+        if not read:
+            return []
+        pixels = self.processor.pixel_values([r.rgb for _, r in read])
+        encoded = self.model.encode_image(pixels.to(self.model.device, self.model.dtype))
+        distances = self.model.novelty(encoded).tolist()
+        return [
+            Picture(name, r, encoded.one(i), d)
+            for i, ((name, r), d) in enumerate(zip(read, distances, strict=True))
+        ]
+
+    def _rate_opened(self, opened: "Sequence[tuple[str, ReadImage | Picture, str | None]]") -> list[Rated]:
+        fresh = iter(self._encode([(n, r) for n, r, _ in opened if isinstance(r, ReadImage)]))
+        return self.rate([(r if isinstance(r, Picture) else next(fresh), prompt) for _, r, prompt in opened])
+
+    @torch.inference_mode()
+    def rate(self, items: Sequence[tuple[Picture, str | None]]) -> list[Rated]:
+        if not items:
+            return []
+        prompts = [(prompt or "").strip() or None for _, prompt in items]
+        text = self.processor.text(prompts)
+        device = self.model.device
+        encoded = EncodedImage(
+            torch.cat([picture.encoded.image_embeds for picture, _ in items]),
+            torch.cat([picture.encoded.explain_embeds for picture, _ in items]),
+        )
+        output = self.model.score(encoded, text.ids.to(device), text.mask.to(device))
+        return [
+            self._rated(picture, prompt, cut, output, i)
+            for i, ((picture, _), prompt, cut) in enumerate(zip(items, prompts, text.cut, strict=True))
+        ]
+
+    def _rated(self, picture: Picture, prompt: str | None, cut: bool, output: ScoreOutput, i: int) -> Rated:
+        points = (output.scores[i].float().clamp(0, 1) * 100).tolist()
+        scores = dict(zip(DIMENSIONS, points, strict=True))
+        if prompt is None:
+            scores["correspondence"] = None
+        severities = output.faults[i].float().sigmoid().tolist() if output.faults is not None else []
+        found = [(n, s) for n, s in zip(self.model.config.faults, severities, strict=True) if s >= NAMED_FROM]
+        faults = tuple(Fault(name=n, severity=s) for n, s in sorted(found, key=lambda f: -f[1]))
+        warnings = (*picture.read.warnings, *self._warnings(picture, cut))
+        vectors = output.quality_vectors[i : i + 1]
+        return Rated(picture, prompt, Scores(**scores), faults, warnings, vectors)
+
+    def _warnings(self, picture: Picture, cut: bool) -> Iterator[str]:
+        width, height = picture.read.rgb.size
+        if max(width, height) > self.processor.max_aspect * min(width, height):
+            yield (
+                f"The picture is very elongated ({width} x {height}): only its middle part of "
+                f"{self.processor.max_aspect:g}:1 was scored, squeezed into a square."
+            )
+        if cut:
+            yield f"The prompt is long: only its first {self.processor.max_prompt_tokens} tokens were used."
+        if picture.distance > 1:
+            yield "The picture is unlike those the model was trained on: its scores are less certain."
+
+    # --- explaining ---
+
+    def _assessment(self, rated: Rated, explain: bool) -> Assessment:
+        return Assessment(
+            image=rated.picture.name,
+            image_sha256=rated.picture.read.sha256,
+            prompt=rated.prompt,
+            model=self.model_info,
+            scores=rated.scores,
+            levels=Levels.of(rated.scores),
+            faults=rated.faults,
+            warnings=rated.warnings,
+            explanation=self._explanation(rated) if explain else None,
+        )
+
+    @torch.inference_mode()
+    def _explanation(self, rated: Rated) -> Explanation:
+        asked = {k: q for k, q in QUESTIONS.items() if k != "correspondence" or rated.prompt}
+        prefixes = [self.prefix(rated, question, ()) for question in asked.values()]
+        texts = self.language_model().answers(prefixes, self.banned_tokens(rated))
+        return Explanation.model_validate({"correspondence": None, **dict(zip(asked, texts, strict=True))})
+
+    def _stream(self, rated: Rated, question: str, history: Sequence[Turn]) -> Iterator[str]:
+        prefix = self.prefix(rated, question, history)
+        yield from self.language_model().stream(prefix, self.banned_tokens(rated))
+
+    @torch.inference_mode()
+    def prefix(self, rated: Rated, question: str, history: Sequence[Turn]) -> Tensor:
+        text = self.processor.text([question])
+        device = self.model.device
+        encoded = rated.picture.encoded
+        soft = self.model.soft_prompt(
+            encoded, rated.quality_vectors, text.ids.to(device), text.mask.to(device)
+        )
+        language = self.language_model()
+        # Dumped: rounded as the record writes them, so that words and numbers agree at a cut as well.
+        return language.prefix(soft[0], language.tokens(rated.scores.model_dump(), question, history))
+
+    def banned_tokens(self, rated: Rated) -> list[int]:
+        """First tokens of the words for faults that were not detected: a named fault is a detected fault."""
+        detected = {fault.name for fault in rated.faults}
+        language = self.language_model()
+        allowed = language.first_tokens([w for n in detected for w in FAULT_WORDS[n]])
+        other: list[FaultName] = [n for n in FAULT_WORDS if n not in detected]
+        return sorted(language.first_tokens([w.split()[0] for n in other for w in FAULT_WORDS[n]]) - allowed)
+
+    def language_model(self) -> LanguageModel:
+        with self._lock:
+            if self._language is None:
+                adapter = self._folder / "language"
+                self._language = LanguageModel.load(
+                    self.model.config, adapter if adapter.is_dir() else None, dtype=self._language_dtype
+                ).to(self.model.device)
+            return self._language
+
+
+def find_checkpoint(model: str | Path) -> Path:
+    """The folder of a preset, a local checkpoint, or a hub id (downloaded, safetensors and JSON only)."""
+    for folder in (PRESETS / str(model), Path(model)):
+        if (folder / "config.json").is_file():
+            return folder
+    if str(model).count("/") != 1 or Path(model).exists() or str(model).startswith((".", "/", "~")):
+        raise MintIQAError(
+            "model_missing",
+            f"There is no model {str(model)!r}: use nano, a folder with a config.json, or a hub id.",
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:
+        raise MintIQAError(
+            "model_missing",
+            f"{model} could not be fetched from the hub ({type(error).__name__}): check the name "
+            "and the network, or give a local folder.",
+        ) from error
+
+
+def revision_of(folder: Path) -> str:
+    """The first 12 hex digits of the sha256 over all weight files, adapter included."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _open(image: Any, prompt: str | None) -> "FailedAssessment | tuple[str, ReadImage | Picture, str | None]":
+    try:
+        return _name(image), image if isinstance(image, Picture) else read_image(image), prompt
+    except MintIQAError as error:
+        info = ModelInfo(name="", revision="")  # replaced by the caller, who knows the model
+        return FailedAssessment(image=_name(image), prompt=prompt, model=info, error=Failure.of(error))
+
+
+def _name(image: Any) -> str:
+    if isinstance(image, Picture):
+        return image.name
+    return os.fspath(image) if isinstance(image, str | Path) else "image"
+
+
+def _checked_question(question: str) -> str:
+    text = question.strip()
+    if not text:
+        raise MintIQAError("question_empty", "The question is empty: ask something about the picture.")
+    if len(text) > MAX_QUESTION_CHARACTERS:
+        raise MintIQAError(
+            "question_too_long",
+            f"The question has {len(text)} characters: ask in at most {MAX_QUESTION_CHARACTERS}.",
+        )
+    return text
+
+
+def _device(name: str | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device  # "cuda" is a good name where there is no GPU
+    except (RuntimeError, AssertionError) as error:
+        raise MintIQAError("bad_argument", f"There is no device {name!r} here: use cpu or cuda.") from error
+
+
+def _dtype(name: str | None) -> torch.dtype:
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if (name or "float32") not in kinds:
+        raise MintIQAError("bad_argument", f"There is no dtype {name!r}: use {', '.join(kinds)}.")
+    return kinds[name or "float32"]

@@ -1,0 +1,59 @@
+"""MintIQAConfig: every size and every source of a MINT-IQA model, in one JSON file."""
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from mint_iqa.vocabulary import DIMENSIONS
+
+
+class MintIQAConfig(PretrainedConfig):
+    """Configuration of `MintIQAModel`.
+
+    vision: `model_type` (dinov2 | clip_vision_model | instructblip_vision_model), the Hugging Face config of
+        that tower, and how the Q-Formers see it:
+        `taps`: block counts (1-based, ascending) whose outputs become image_embeds; published: `[depth]`.
+        `branch_at`: the first `branch_at` blocks serve both stages; stage 2 owns a second copy of the rest.
+        `embeds_width`: Dv after fusing several taps (at `[depth]` ignored: Dv is then the tower's width).
+    qformer: config of both Q-Formers (transformers' InstructBlipQFormerConfig) without `encoder_hidden_size`.
+    query_tokens: Q.
+    heads: `hidden`, `outputs` and `index` of each score head (published: 48, 3 and 1; MINT-IQA section 3.2).
+    faults: names that the fault head detects; empty for a model without one.
+    alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
+    language: `hidden_size` of the LLM, and `source`: where `pretrained.load_language` finds it.
+    processor: `image_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens` (MintIQAProcessor).
+    parts: names of the packaged parts (see `pretrained.PARTS`) that fill what a checkpoint references.
+    referenced: state-dict prefixes that are not saved but filled from `parts`.
+    """
+
+    model_type = "mint_iqa"
+
+    def __init__(
+        self,
+        vision: dict[str, Any] | None = None,
+        qformer: dict[str, Any] | None = None,
+        query_tokens: int = 32,
+        heads: dict[str, int] | None = None,
+        faults: list[str] | None = None,
+        alignment: dict[str, Any] | None = None,
+        language: dict[str, Any] | None = None,
+        processor: dict[str, Any] | None = None,
+        parts: dict[str, str] | None = None,
+        referenced: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.vision = vision or {"model_type": "instructblip_vision_model", "taps": [39], "branch_at": 22}
+        self.qformer = qformer or {}
+        self.query_tokens = query_tokens
+        self.heads = heads or {"hidden": 48, "outputs": 3, "index": 1}
+        self.faults = list(faults or [])
+        self.alignment = alignment
+        self.language = language or {"hidden_size": 4096}
+        self.processor = processor or {}
+        self.parts = dict(parts or {})
+        self.referenced = list(referenced or [])
+        super().__init__(**kwargs)
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return DIMENSIONS

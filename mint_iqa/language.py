@@ -1,0 +1,171 @@
+"""The LLM: soft tokens, the scores in words and a question -> a streamed answer (MINT-IQA section 3.3).
+
+What it reads, one chat turn:  [soft tokens] Scores: quality poor (34), ... \\n question
+The scores stand there in words because a small model does not read numbers out of vectors; what is wrong with
+the picture reaches it through the soft tokens alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from mint_iqa.configuration import MintIQAConfig
+from mint_iqa.errors import MintIQAError
+from mint_iqa.pretrained import part_folder, quiet_transformers
+from mint_iqa.vocabulary import DIMENSIONS, level_of
+
+SYSTEM = "You judge one AI-generated picture. Say only what you can see."
+# Where the soft tokens go in the chat template's text; no tokenizer merges it with its neighbours.
+IMAGE_PLACE = "<image>"
+MAX_NEW_TOKENS = 72
+# Earlier turns that an answer takes into account; a small model gains nothing from more.
+MAX_HISTORY = 3
+
+Turn = tuple[str, str]  # question, answer
+
+
+def scores_in_words(scores: Mapping[str, float | None]) -> str:
+    """Scores 0..100 (None: not rated) -> "quality poor (34), authenticity fair (52), ..."."""
+    return "Scores: " + ", ".join(f"{name} {_in_words(scores[name])}" for name in DIMENSIONS) + "."
+
+
+def _in_words(score: float | None) -> str:
+    return "not rated" if score is None else f"{level_of(score)} ({int(score)})"
+
+
+class LanguageModel(nn.Module):
+    """A causal LM of any family with its tokenizer, and LoRA when the checkpoint brings an adapter."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+        self.stop_ids = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None}
+
+    @classmethod
+    def load(cls, config: MintIQAConfig, adapter: Path | None, **settings: Any) -> "LanguageModel":
+        """The LLM that `config` names (a packaged part or a local folder), with `adapter` merged in if given.
+
+        `settings` go to transformers (dtype, device_map, quantization_config).
+        """
+        source = config.language.get("source") or part_folder(config.parts["language"])
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            # Eager attention is the fastest here: one new token at a time against a short prefix.
+            model = AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager", **settings)
+        if adapter is not None:
+            model = _with_adapter(model, adapter)
+        return cls(model.eval(), tokenizer)
+
+    def tokens(
+        self, scores: Mapping[str, float | None], question: str, history: Sequence[Turn]
+    ) -> list[list[int]]:
+        """Token ids before and after the soft tokens."""
+        turns: list[dict[str, str]] = [{"role": "system", "content": SYSTEM}]
+        head = f"{IMAGE_PLACE}\n{scores_in_words(scores)}\n"
+        for asked, answered in list(history)[-MAX_HISTORY:]:
+            turns += [{"role": "user", "content": head + asked}, {"role": "assistant", "content": answered}]
+            head = ""
+        turns.append({"role": "user", "content": head + question})
+        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # A question may contain the marker as well: only the first one is ours.
+        before, _, after = text.partition(IMAGE_PLACE)
+        return [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)]
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Token ids -> float[len, Dl]."""
+        table = self.model.get_input_embeddings()
+        return table(torch.tensor(list(ids), dtype=torch.long, device=table.weight.device))
+
+    def prefix(self, soft: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """soft float[Q, Dl] between its two token lists -> float[L, Dl]."""
+        before, after = (self.embed(ids) for ids in tokens)
+        return torch.cat([before, soft.to(before), after])
+
+    @torch.inference_mode()
+    def decode(
+        self, prefixes: Sequence[Tensor], banned: Sequence[int] = (), max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Iterator[list[int | None]]:
+        """Greedy decoding of several prefixes at once: per step, one token for each (None once it has ended).
+
+        `banned` tokens are never chosen.
+        """
+        embeds, mask = pad_left(prefixes)
+        running = [True] * len(prefixes)
+        cache = None
+        for _ in range(max_new_tokens):
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+            output = self.model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits, cache = output.logits[:, -1], output.past_key_values
+            logits[:, list(banned)] = -torch.inf
+            chosen = logits.argmax(dim=-1)
+            running = [r and t not in self.stop_ids for r, t in zip(running, chosen.tolist(), strict=True)]
+            if not any(running):
+                return
+            yield [t if r else None for r, t in zip(running, chosen.tolist(), strict=True)]
+            embeds = self.embed(chosen.tolist()).unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(len(prefixes), 1)], dim=1)
+
+    def stream(self, prefix: Tensor, banned: Sequence[int] = ()) -> Iterator[str]:
+        """The answer in pieces of text; their join is the whole answer."""
+        ids: list[int] = []
+        shown = ""
+        for (token,) in self.decode([prefix], banned):
+            ids.append(token)  # type: ignore[arg-type]
+            text = self.text(ids)
+            # A character of several tokens is held back until it is whole.
+            if not text.endswith("\ufffd") and text.startswith(shown):
+                yield text[len(shown) :]
+                shown = text
+        if rest := self.text(ids)[len(shown) :]:
+            yield rest
+
+    def answers(self, prefixes: Sequence[Tensor], banned: Sequence[int] = ()) -> list[str]:
+        """Whole answers to several prefixes, decoded together."""
+        ids: list[list[int]] = [[] for _ in prefixes]
+        for step in self.decode(prefixes, banned):
+            for own, token in zip(ids, step, strict=True):
+                if token is not None:
+                    own.append(token)
+        return [self.text(own) for own in ids]
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
+
+    def first_tokens(self, words: Sequence[str]) -> set[int]:
+        """The first token of each word as it stands inside a sentence."""
+        return {self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words}
+
+
+def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings float[L_i, D] -> float[B, L, D] and mask int[B, L]; the last positions are the real ones."""
+    longest = max(len(p) for p in prefixes)
+    embeds = prefixes[0].new_zeros(len(prefixes), longest, prefixes[0].shape[-1])
+    mask = torch.zeros(len(prefixes), longest, dtype=torch.long, device=embeds.device)
+    for i, prefix in enumerate(prefixes):
+        embeds[i, longest - len(prefix) :] = prefix
+        mask[i, longest - len(prefix) :] = 1
+    return embeds, mask
+
+
+def _with_adapter(model: Any, adapter: Path) -> Any:
+    """LoRA weights added to the base for good: the answer costs no more than the base model's."""
+    from peft import PeftModel
+
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise MintIQAError(
+            "bad_checkpoint", f"{adapter} has no adapter_model.safetensors: convert or train it again."
+        )
+    adapted = PeftModel.from_pretrained(model, adapter)
+    quantised = getattr(model, "is_quantized", False)
+    return adapted if quantised else adapted.merge_and_unload()

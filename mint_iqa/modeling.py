@@ -1,0 +1,248 @@
+"""MintIQAModel: image and prompt -> three scores; image and question -> soft tokens for an LLM.
+
+Axes: B batch, P patches, Q queries, T prompt tokens, I instruction tokens, K dimensions, F faults,
+Dv image_embeds, Dq Q-Former, Dl LLM. Section numbers are those of MINT-IQA (arXiv 2405.07346).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import (
+    BertConfig,
+    BertModel,
+    InstructBlipQFormerConfig,
+    InstructBlipQFormerModel,
+    PreTrainedModel,
+)
+
+from mint_iqa import pretrained
+from mint_iqa.configuration import MintIQAConfig
+from mint_iqa.errors import MintIQAError
+from mint_iqa.vision import VisionBranch, VisionTower
+
+FAMILIAR_AXES = 32
+
+
+@dataclass
+class EncodedImage:
+    """What one picture costs once; every prompt, question and chat turn reuses it.
+
+    Both float[B, P, Dv], for stage 1 and for stage 2: the same tensor when the stages share all blocks.
+    """
+
+    image_embeds: Tensor
+    explain_embeds: Tensor
+
+    def one(self, i: int) -> "EncodedImage":
+        """Picture `i` alone."""
+        return EncodedImage(self.image_embeds[i : i + 1], self.explain_embeds[i : i + 1])
+
+
+@dataclass
+class ScoreOutput:
+    """Stage 1: scores float[B, K] around 0..1, faults float[B, F] logits, quality_vectors float[B, Q, Dq].
+
+    similarity: cosine of image and prompt, float[B]; None without an alignment encoder.
+    """
+
+    scores: Tensor
+    faults: Tensor | None
+    quality_vectors: Tensor
+    similarity: Tensor | None
+
+
+class QFormer(nn.Module):
+    """Learned query tokens read image_embeds while sharing self-attention with a text (section 3.2)."""
+
+    def __init__(self, config: MintIQAConfig, embeds_width: int) -> None:
+        super().__init__()
+        settings = {**config.qformer, "encoder_hidden_size": embeds_width, "attn_implementation": "eager"}
+        self.encoder = InstructBlipQFormerModel(InstructBlipQFormerConfig(**settings))
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.query_tokens, self.encoder.config.hidden_size))
+
+    def forward(
+        self, image_embeds: Tensor, text_ids: Tensor, text_mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        """query_output float[B, Q, Dq]; `shift` float[B, Q, Dq] is added to the query tokens (the bridge)."""
+        queries = self.query_tokens.expand(len(image_embeds), -1, -1)
+        if shift is not None:
+            queries = queries + shift
+        mask = torch.cat([text_mask.new_ones(queries.shape[:2]), text_mask], dim=1)
+        output = self.encoder(
+            input_ids=text_ids, attention_mask=mask, query_embeds=queries, encoder_hidden_states=image_embeds
+        )
+        return output.last_hidden_state[:, : queries.shape[1]]
+
+
+class ScoreHead(nn.Module):
+    """Two linear layers without activation, one output kept, mean over the queries (section 3.2)."""
+
+    def __init__(self, width: int, hidden: int, outputs: int, index: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.Linear(hidden, outputs))
+        self.index = index
+
+    def forward(self, quality_vectors: Tensor) -> Tensor:
+        return self.layers(quality_vectors)[..., self.index].mean(dim=1)  # [B]
+
+
+class FaultHead(nn.Module):
+    """Logit of each named fault's severity, from the same vectors as the scores."""
+
+    def __init__(self, width: int, faults: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, faults))
+
+    def forward(self, quality_vectors: Tensor) -> Tensor:
+        return self.layers(quality_vectors.mean(dim=1))  # [B, F]
+
+
+class Alignment(nn.Module):
+    """Image and prompt in the space of a frozen sentence encoder; the projection is learned from captions."""
+
+    def __init__(self, text: dict[str, Any], embeds_width: int) -> None:
+        super().__init__()
+        self.text_encoder = BertModel(BertConfig(**text), add_pooling_layer=False).requires_grad_(False)
+        width = self.text_encoder.config.hidden_size
+        self.image_projection = nn.Sequential(
+            nn.Linear(2 * embeds_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+        self.logit_scale = nn.Parameter(torch.tensor(3.0))
+        self.gain = nn.Parameter(torch.tensor(0.5))  # what a cosine of 1 adds to correspondence (0..1)
+
+    def encode_image(self, image_embeds: Tensor) -> Tensor:
+        """Unit vectors float[B, Dt] from the class token and the mean token."""
+        pooled = torch.cat([image_embeds[:, 0], image_embeds[:, 1:].mean(dim=1)], dim=-1)
+        return normalize(self.image_projection(pooled).float(), dim=-1)
+
+    @torch.no_grad()
+    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Unit vectors float[B, Dt]: mean of the token states, as the sentence encoder was trained."""
+        hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        weights = mask.unsqueeze(-1).float()
+        return normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
+
+
+class MintIQAModel(PreTrainedModel):
+    """Scores (stage 1) and soft tokens for explanations (stage 2).
+
+    The LLM itself is `language.LanguageModel`: scoring never needs it, so it is loaded only for a question.
+    """
+
+    config_class = MintIQAConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+    _no_split_modules: ClassVar[list[str]] = ["Dinov2Layer", "CLIPEncoderLayer", "InstructBlipEncoderLayer"]
+
+    def __init__(self, config: MintIQAConfig) -> None:
+        super().__init__(config)
+        self.vision = VisionTower(config.vision)
+        embeds_width = self.vision.readout.width
+        depth = self.vision.backbone.config.num_hidden_layers
+        self.vision2 = VisionBranch(config.vision) if self.vision.branch_at < depth else None
+        self.qformer1 = QFormer(config, embeds_width)
+        self.qformer2 = QFormer(config, embeds_width)
+        width = self.qformer1.encoder.config.hidden_size
+        self.heads = nn.ModuleDict({name: ScoreHead(width, **config.heads) for name in config.dimensions})
+        self.fault_head = FaultHead(width, len(config.faults)) if config.faults else None
+        self.alignment = Alignment(config.alignment, embeds_width) if config.alignment else None
+        self.bridge = nn.Conv1d(config.query_tokens, config.query_tokens, kernel_size=1)
+        self.language_projection = nn.Linear(width, config.language["hidden_size"])
+        # Whitened principal axes of the training pictures' mean image_embeds, scaled for `novelty`; see
+        # train.stage1.measure_familiarity.
+        self.register_buffer("familiar_mean", torch.zeros(embeds_width))
+        self.register_buffer("familiar_axes", torch.zeros(embeds_width, FAMILIAR_AXES))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, QFormer):
+            nn.init.normal_(module.query_tokens, std=0.02)
+        if module is getattr(self, "bridge", None):
+            # Zero: at the start stage 2 is exactly InstructBLIP (section 3.3).
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def encode_image(self, pixel_values: Tensor) -> EncodedImage:
+        """pixel_values float[B, 3, H, W] -> EncodedImage."""
+        image_embeds, trunk = self.vision(pixel_values)
+        return EncodedImage(image_embeds, image_embeds if self.vision2 is None else self.vision2(trunk))
+
+    def score(self, encoded: EncodedImage, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
+        """Stage 1. prompt_ids int[B, T], prompt_mask int[B, T] (1 = token). Scores are not clamped."""
+        vectors = self.qformer1(encoded.image_embeds, prompt_ids, prompt_mask)
+        scores = torch.stack([head(vectors) for head in self.heads.values()], dim=-1)  # [B, K]
+        similarity = None
+        if self.alignment is not None:
+            image = self.alignment.encode_image(encoded.image_embeds)
+            similarity = (image * self.alignment.encode_text(prompt_ids, prompt_mask)).sum(dim=-1)
+            added = torch.zeros_like(scores)
+            added[:, -1] = self.alignment.gain * similarity
+            scores = scores + added
+        faults = self.fault_head(vectors) if self.fault_head is not None else None
+        return ScoreOutput(scores, faults, vectors, similarity)
+
+    def novelty(self, encoded: EncodedImage) -> Tensor:
+        """How unlike the training pictures, float[B]: above 1 farther than 99.5 % of them, 0 if unknown."""
+        pooled = encoded.image_embeds.float().mean(dim=1)
+        whitened = (pooled - self.familiar_mean.float()) @ self.familiar_axes.float()
+        return whitened.square().mean(dim=-1)
+
+    def soft_prompt(
+        self,
+        encoded: EncodedImage,
+        quality_vectors: Tensor,
+        instruction_ids: Tensor,
+        instruction_mask: Tensor,
+    ) -> Tensor:
+        """Stage 2: float[B, Q, Dl], what the LLM sees of the picture for this question."""
+        shift = self.bridge(quality_vectors)
+        output = self.qformer2(encoded.explain_embeds, instruction_ids, instruction_mask, shift)
+        return self.language_projection(output)
+
+    def forward(self, pixel_values: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
+        return self.score(self.encode_image(pixel_values), prompt_ids, prompt_mask)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> "MintIQAModel":
+        """A saved folder, and the packaged parts it references.
+
+        MintIQAError if it holds no weights, or one is missing, unknown or of another shape.
+        """
+        settings = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below
+        try:
+            with pretrained.quiet_transformers():
+                model, info = super().from_pretrained(path, *args, **settings)
+        except (OSError, SafetensorError) as error:
+            raise MintIQAError(
+                "bad_checkpoint",
+                f"{path} holds no readable config and weights: download or convert the checkpoint again.",
+            ) from error
+        _check_keys(path, tuple(model.config.referenced), info)
+        pretrained.fill_referenced(model)
+        return model
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As transformers does, without the weights that come from packaged parts."""
+        kept = {k: v for k, v in self.state_dict().items() if not k.startswith(tuple(self.config.referenced))}
+        super().save_pretrained(*args, **{"state_dict": kept, **kwargs})
+
+
+def _check_keys(path: str | Path, referenced: tuple[str, ...], info: dict[str, Any]) -> None:
+    """MintIQAError unless the file held exactly what the config asks for and does not reference."""
+    trouble = {
+        "missing": sorted(k for k in info["missing_keys"] if not k.startswith(referenced)),
+        "unknown": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(k for k, *_ in info["mismatched_keys"]),
+    }
+    if found := "; ".join(f"{what}: {', '.join(keys[:3])}" for what, keys in trouble.items() if keys):
+        raise MintIQAError(
+            "bad_checkpoint",
+            f"The weights in {path} do not fit its config ({found}): download or convert the checkpoint again.",
+        )

@@ -1,0 +1,137 @@
+"""Vision towers: pixel_values float[B, 3, H, W] -> image_embeds float[B, P, Dv].
+
+DINOv2, CLIP and InstructBLIP's EVA-CLIP are transformers' own modules; what is ours is which blocks feed the
+Q-Formers (`taps`) and which blocks both stages share (`branch_at`).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Dinov2Config,
+    Dinov2Model,
+    InstructBlipVisionConfig,
+    InstructBlipVisionModel,
+    PreTrainedModel,
+)
+
+from mint_iqa.errors import MintIQAError
+
+BACKBONES: dict[str, tuple[type, type]] = {
+    "dinov2": (Dinov2Config, Dinov2Model),
+    "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
+    "instructblip_vision_model": (InstructBlipVisionConfig, InstructBlipVisionModel),
+}
+# Keys of MintIQAConfig.vision that are about the taps and not about the backbone.
+TAP_KEYS = ("taps", "branch_at", "embeds_width")
+
+
+def build_backbone(vision: dict[str, Any]) -> PreTrainedModel:
+    """An untrained tower of the kind `vision["model_type"]`; MintIQAError for an unknown kind."""
+    kind = vision.get("model_type")
+    if kind not in BACKBONES:
+        raise MintIQAError(
+            "unknown_vision_tower", f"Vision tower {kind!r} is unknown: use one of {', '.join(BACKBONES)}."
+        )
+    config_class, model_class = BACKBONES[kind]
+    settings = {k: v for k, v in vision.items() if k not in (*TAP_KEYS, "model_type")}
+    # Eager attention trains twice as fast as SDPA on CPU at these lengths (257 tokens).
+    return model_class(config_class(**settings, attn_implementation="eager"))
+
+
+def _stem_blocks_norm(backbone: PreTrainedModel) -> tuple[nn.Module, nn.ModuleList, nn.Module]:
+    if isinstance(backbone, Dinov2Model):
+        return backbone.embeddings, backbone.encoder.layer, backbone.layernorm
+    if isinstance(backbone, CLIPVisionModel):
+        inner = getattr(backbone, "vision_model", backbone)
+        return nn.Sequential(inner.embeddings, inner.pre_layrnorm), inner.encoder.layers, inner.post_layernorm
+    return backbone.embeddings, backbone.encoder.layers, backbone.post_layernorm
+
+
+class VisionTower(nn.Module):
+    """All blocks of one backbone: `forward` for stage 1, and the shared trunk that stage 2 continues from."""
+
+    def __init__(self, vision: dict[str, Any]) -> None:
+        super().__init__()
+        self.backbone = build_backbone(vision)
+        _, blocks, _ = _stem_blocks_norm(self.backbone)
+        self.taps = check_taps(vision.get("taps", [len(blocks)]), len(blocks))
+        self.branch_at = int(vision.get("branch_at", len(blocks)))
+        self.readout = TapReadout(vision, self.backbone.config.hidden_size, self.taps, len(blocks))
+
+    def trunk(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Blocks 0..branch_at: (hidden float[B, P, D], outputs of the taps passed so far)."""
+        stem, blocks, _ = _stem_blocks_norm(self.backbone)
+        return run_blocks(stem(pixel_values), blocks[: self.branch_at], 0, self.taps)
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        """image_embeds float[B, P, Dv] of stage 1, and the trunk's state for `VisionBranch`."""
+        _, blocks, norm = _stem_blocks_norm(self.backbone)
+        hidden, tapped = trunk = self.trunk(pixel_values)
+        _, rest = run_blocks(hidden, blocks[self.branch_at :], self.branch_at, self.taps)
+        return self.readout([*tapped, *rest], norm), trunk
+
+
+class VisionBranch(nn.Module):
+    """Stage 2's own blocks after `branch_at` (MINT-IQA has two ViTs whose first blocks are equal)."""
+
+    def __init__(self, vision: dict[str, Any]) -> None:
+        super().__init__()
+        tower = VisionTower(vision)
+        _, blocks, norm = _stem_blocks_norm(tower.backbone)
+        self.taps, self.branch_at = tower.taps, tower.branch_at
+        self.blocks, self.norm, self.readout = blocks[tower.branch_at :], norm, tower.readout
+
+    def forward(self, trunk: tuple[Tensor, list[Tensor]]) -> Tensor:
+        hidden, tapped = trunk
+        _, rest = run_blocks(hidden, self.blocks, self.branch_at, self.taps)
+        return self.readout([*tapped, *rest], self.norm)
+
+
+class TapReadout(nn.Module):
+    """One tap at the end: the tower's final LayerNorm (published). Several: normalised, fused, and one token.
+
+    Faults of a whole picture show in how features vary over it, so the last token carries each tap's standard
+    deviation over the patches: the statistic that made frozen features predict quality best.
+    """
+
+    def __init__(self, vision: dict[str, Any], width: int, taps: Sequence[int], depth: int) -> None:
+        super().__init__()
+        self.published = list(taps) == [depth]
+        self.width = width if self.published else int(vision.get("embeds_width", width))
+        if not self.published:
+            self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in taps)
+            self.fuse = nn.Linear(width * len(taps), self.width)
+            self.spread = nn.Linear(width * len(taps), self.width)
+
+    def forward(self, tapped: list[Tensor], final_norm: nn.Module) -> Tensor:
+        if self.published:
+            return final_norm(tapped[-1])
+        tokens = torch.cat([norm(t) for norm, t in zip(self.norms, tapped, strict=True)], dim=-1)
+        spread = self.spread(tokens[:, 1:].std(dim=1, keepdim=True))
+        return torch.cat([self.fuse(tokens), spread], dim=1)  # [B, P + 1, Dv]
+
+
+def run_blocks(
+    hidden: Tensor, blocks: Iterable[nn.Module], first: int, taps: Sequence[int]
+) -> tuple[Tensor, list[Tensor]]:
+    """Run `blocks`, of which the first is block number `first`; collect the outputs that `taps` names."""
+    tapped = []
+    for number, block in enumerate(blocks, first + 1):
+        output = block(hidden, None)
+        hidden = output[0] if isinstance(output, tuple) else output
+        if number in taps:
+            tapped.append(hidden)
+    return hidden, tapped
+
+
+def check_taps(taps: Sequence[int], depth: int) -> list[int]:
+    if list(taps) != sorted(set(taps)) or not taps or taps[0] < 1 or taps[-1] > depth:
+        raise MintIQAError(
+            "bad_config", f"Vision taps {list(taps)} must be ascending block numbers between 1 and {depth}."
+        )
+    return list(taps)

@@ -1,0 +1,117 @@
+"""Recipes: every one in the repository loads, and what is wrong with one is said by name."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mint_iqa.errors import MintIQAError
+from train.settings import Optimisation, Stage1, read_settings
+from train.stage2 import Stage2
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+
+
+def recipe(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problem(path: Path, overrides: list[str] | None = None) -> MintIQAError:
+    with pytest.raises(MintIQAError) as caught:
+        read_settings(Stage1, path, overrides)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    kind = Stage2 if f"train.stage2 configs/{name}" in text else Stage1
+    assert f"python -m train.{kind.__name__.lower()} configs/{name}" in text
+    settings = read_settings(kind, CONFIGS / name)
+    assert settings.output.startswith("runs/")
+
+
+def test_there_are_recipes() -> None:
+    assert {"nano/pretrain.yaml", "nano/stage1.yaml", "nano/stage2.yaml"} <= set(RECIPES)
+
+
+def test_each_recipe_starts_where_the_one_before_it_ends() -> None:
+    pretrain, first = (read_settings(Stage1, CONFIGS / f"nano/{n}.yaml") for n in ("pretrain", "stage1"))
+    second = read_settings(Stage2, CONFIGS / "nano/stage2.yaml")
+    assert pretrain.model == "configs/nano/model.json" and (CONFIGS.parent / pretrain.model).is_file()
+    assert first.model == f"{pretrain.output}/model"
+    assert second.stage1 == first.output
+
+
+def test_an_empty_recipe_is_the_default(tmp_path: Path) -> None:
+    assert read_settings(Stage1, recipe(tmp_path, "# nothing\n")) == Stage1()
+
+
+def test_only_what_a_recipe_names_differs_from_the_default(tmp_path: Path) -> None:
+    read = read_settings(Stage1, recipe(tmp_path, "folds: 3\nleave_out: alpha\nbf16: false\n"))
+    assert asdict(read) == asdict(Stage1()) | {"folds": 3, "leave_out": "alpha", "bf16": False}
+
+
+def test_unknown_keys_are_refused_by_name_and_the_known_ones_listed(tmp_path: Path) -> None:
+    error = problem(recipe(tmp_path, "learning_rat: 1\nfolds: 3\n7: x\n"))
+    assert error.code == "bad_config"
+    assert "unknown keys 7, learning_rat:" in str(error)
+    assert "learning_rate" in str(error) and "test_fold" in str(error)
+
+
+def test_a_key_of_another_stage_is_unknown(tmp_path: Path) -> None:
+    assert "lora_rank" in str(problem(recipe(tmp_path, "lora_rank: 4\n")))
+
+
+def test_an_unknown_override_is_refused_as_well(tmp_path: Path) -> None:
+    assert "epochs" in str(problem(recipe(tmp_path, ""), ["epochs=2"]))
+
+
+def test_a_missing_recipe_is_named(tmp_path: Path) -> None:
+    error = problem(tmp_path / "nowhere.yaml")
+    assert error.code == "config_missing" and "nowhere.yaml" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["folds: [1, 2\n", "a: b: c\n", "\tfolds: 1\n", "- folds\n- 3\n", "just words\n"]
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
+    error = problem(recipe(tmp_path, text))
+    assert error.code == "bad_config" and "recipe.yaml" in str(error)
+
+
+def test_a_binary_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    assert problem(path).code == "bad_config"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("batch_size: many", "batch_size"), ("test_fold: first", "test_fold"), ("output: [1]", "output")],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_name(tmp_path: Path, text: str, key: str) -> None:
+    error = problem(recipe(tmp_path, text))
+    assert error.code == "bad_config" and key in str(error)
+
+
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
+    read = read_settings(Optimisation, recipe(tmp_path, "learning_rate: 1e-4\n"), ["weight_decay=2e-2"])
+    assert (read.learning_rate, read.weight_decay) == (1e-4, 2e-2)
+
+
+def test_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "test_fold: 2\noutput: runs/a\n")
+    read = read_settings(
+        Stage1, path, ["test_fold=null", "output=runs/x=y", "human_epochs=1.5", "resume=false"]
+    )
+    assert (read.test_fold, read.output, read.human_epochs, read.resume) == (None, "runs/x=y", 1.5, False)
+
+
+@pytest.mark.parametrize("text", ["folds", "", "folds=[1"])
+def test_an_override_without_a_value_is_refused(tmp_path: Path, text: str) -> None:
+    error = problem(recipe(tmp_path, ""), [text])
+    assert error.code == "bad_argument" and "key=value" in str(error)

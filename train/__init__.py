@@ -1,0 +1,1 @@
+"""Training: pre-training on captions, stage 1 (scores), stage 2 (explanations)."""

@@ -1,0 +1,104 @@
+"""The projection of pictures into the sentence encoder's space, learned from captions on frozen features.
+
+    python -m train.alignment runs/pretrain --output runs/aligned
+
+Features of the clean photographs are computed once; the projection then sees them for many epochs in a minute.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+from tqdm import tqdm
+
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.processing import MintIQAProcessor
+from train import pictures
+from train.plan import Sources, read_sources
+from train.stage1 import caption_bank
+
+HELD_OUT = 500
+EPOCHS, BATCH, RATE, DECAY, DROPOUT, NOISE = 60, 512, 1e-3, 0.2, 0.3, 0.05
+
+
+@torch.inference_mode()
+def features(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, rows: list[int]) -> Tensor:
+    """float[N, 2 Dv]: what `Alignment.encode_image` pools, before its projection."""
+    edge = (pictures.SIDE - processor.image_size) // 2
+    inner = slice(edge, edge + processor.image_size)
+    found = []
+    for start in tqdm(range(0, len(rows), 32), desc="Features", disable=None):
+        pixels = sources.pixels["flickr8k"][rows[start : start + 32]][:, inner, inner]
+        with torch.autocast("cpu", torch.bfloat16):
+            embeds = model.encode_image(processor.normalize(pixels)).image_embeds
+        found.append(torch.cat([embeds[:, 0], embeds[:, 1:].mean(dim=1)], dim=-1).float())
+    return torch.cat(found)
+
+
+def fit(projection: nn.Module, pooled: Tensor, captions: Tensor, seed: int = 0) -> float:
+    """Train the projection in place, contrasting each photograph with one caption of every other; the scale."""
+    generator = torch.Generator().manual_seed(seed)
+    scale = nn.Parameter(torch.tensor(3.0))
+    optimizer = torch.optim.AdamW([*projection.parameters(), scale], lr=RATE, weight_decay=DECAY)
+    steps = EPOCHS * -(-len(pooled) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    spread = pooled.std(dim=0)
+    for _ in tqdm(range(EPOCHS), desc="Captions", disable=None):
+        for rows in torch.randperm(len(pooled), generator=generator).split(BATCH):
+            noisy = pooled[rows] + NOISE * spread * torch.randn(
+                len(rows), pooled.shape[1], generator=generator
+            )
+            keep = (torch.rand(noisy.shape, generator=generator) > DROPOUT) / (1 - DROPOUT)
+            image = normalize(projection(noisy * keep), dim=-1)
+            which = torch.randint(captions.shape[1], (len(captions),), generator=generator)
+            bank = captions[torch.arange(len(captions)), which]
+            loss = cross_entropy(scale.exp().clamp(max=50) * image @ bank.T, rows)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    return float(scale.detach())
+
+
+@torch.inference_mode()
+def retrieval(projection: nn.Module, pooled: Tensor, captions: Tensor) -> tuple[float, float]:
+    """On unseen photographs: share with the right caption among the ten nearest, and above a random one."""
+    image = normalize(projection(pooled), dim=-1)
+    similarity = image @ captions[:, 0].T
+    own = similarity.diagonal().unsqueeze(1)
+    rank = (similarity > own).sum(dim=1)
+    return float((rank < 10).float().mean()), float(
+        (similarity < own).float().sum(dim=1).mean() / (len(image) - 1)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
+    processor = MintIQAProcessor.from_config(model.config)
+    sources = read_sources()
+    rows = [i for i, row in enumerate(sources.rows["flickr8k"]) if row.variant == pictures.CLEAN]
+    pooled, captions = features(model, processor, sources, rows), caption_bank(model, processor, sources)
+    projection = model.alignment.image_projection
+    print(
+        "before: in the nearest ten %.3f, above a random caption %.3f"
+        % retrieval(projection, pooled[-HELD_OUT:], captions[-HELD_OUT:])
+    )
+    scale = fit(projection, pooled[:-HELD_OUT].clone(), captions[:-HELD_OUT])
+    model.alignment.logit_scale.data.fill_(scale)
+    print(
+        "after: in the nearest ten %.3f, above a random caption %.3f"
+        % retrieval(projection, pooled[-HELD_OUT:], captions[-HELD_OUT:])
+    )
+    np.save(options.run / "features.npy", pooled.numpy())
+    model.half().save_pretrained(options.output / "model", max_shard_size="90MB")
+
+
+if __name__ == "__main__":
+    main()

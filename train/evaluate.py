@@ -1,0 +1,182 @@
+"""What a stage-1 run is worth, on the pictures and prompts it has not seen.
+
+    python -m train.evaluate runs/fold0                 # writes runs/fold0/evaluation.json
+    python -m train.evaluate --summary runs/fold*       # means over folds, intervals
+
+Everything is computed by the code that serves users: images.read_image, MintIQAProcessor, MintIQAModel.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import stats
+from tqdm import tqdm
+
+from instruct_data.faults import apply_fault
+from instruct_data.prompts import unrelated_prompt
+from mint_iqa.images import read_image
+from mint_iqa.metrics import bootstrap_interval, krcc, plcc, roc_auc, srcc
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.processing import MintIQAProcessor
+from train import pictures
+from train.pictures import KADID_FAULTS
+from train.plan import split
+from train.settings import Stage1
+
+Floats = NDArray[np.float64]
+BATCH = 16
+FAULT_PICTURES = 24  # test pictures of a fold that are put through every fault and level
+GOOD_MOS = 2.5
+
+
+class Rater:
+    """Pictures and prompts -> scores float[N, 3] and fault severities float[N, F], on 0..100 and 0..1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
+        self.processor = MintIQAProcessor.from_config(self.model.config, folder)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image], *prompts: Sequence[str]) -> list[tuple[Floats, Floats]]:
+        """One result per list of prompts; the pictures are encoded once."""
+        found: list[list[tuple[Any, Any]]] = [[] for _ in prompts]
+        for start in range(0, len(images), BATCH):
+            part = slice(start, start + BATCH)
+            encoded = self.model.encode_image(self.processor.pixel_values(images[part]))
+            for results, texts in zip(found, prompts, strict=True):
+                text = self.processor.text(texts[part])
+                output = self.model.score(encoded, text.ids, text.mask)
+                results.append((output.scores.clamp(0, 1) * 100, output.faults.sigmoid()))
+        return [
+            (np.concatenate([s for s, _ in r]).astype(float), np.concatenate([f for _, f in r]).astype(float))
+            for r in found
+        ]
+
+
+def evaluate(run: Path) -> dict[str, Any]:
+    """All figures of one run; predictions are kept beside them, so that summaries need no second pass."""
+    recipe = Stage1(**json.loads((run / "recipe.json").read_text()))
+    human = pictures.agiqa3k(pictures.data_root())
+    rows = [human[i] for i in split(human, recipe).test]
+    rater = Rater(run / "model")
+    images = [read_image(row["path"]).rgb for row in tqdm(rows, desc="Reading", disable=None)]
+    pool = sorted({row["prompt"] for row in rows})
+    rng = np.random.default_rng(0)
+    wrong = [unrelated_prompt(row["prompt"], pool, rng) for row in rows]
+    (right, faults), (other, _) = rater(images, [row["prompt"] for row in rows], wrong)
+    predictions = [
+        {"image": row["image"], "prompt": row["prompt"], "generator": row["generator"],
+         "mos_quality": float(row["mos_quality"]), "mos_align": float(row["mos_align"]),
+         "quality": q, "authenticity": a, "correspondence": c, "wrong_prompt": wrong[i],
+         "wrong_correspondence": other[i, 2], "faults": faults[i].round(3).tolist()}
+        for i, (row, (q, a, c)) in enumerate(zip(rows, right.tolist(), strict=True))
+    ]  # fmt: skip
+    result: dict[str, Any] = {"run": run.name, "predictions": predictions}
+    if not recipe.leave_out:
+        good = [i for i, row in enumerate(rows) if float(row["mos_quality"]) >= GOOD_MOS]
+        chosen = np.random.default_rng(1).permutation(good)[:FAULT_PICTURES]
+        result |= _faults(rater, [images[i] for i in chosen], [rows[i]["prompt"] for i in chosen])
+        result |= _malformation(rater, images, [row["prompt"] for row in rows])
+    (run / "evaluation.json").write_text(json.dumps(result))
+    return result
+
+
+def _faults(rater: Rater, images: list[Image.Image], prompts: list[str]) -> dict[str, Any]:
+    """quality[picture][fault][level 0..5] and the fault head's answers: level 0 is the clean picture."""
+    rng = np.random.default_rng(2)
+    ladder = []
+    for image, prompt in tqdm(list(zip(images, prompts, strict=True)), desc="Faults", disable=None):
+        versions = [image] + [
+            apply_fault(image, f, level, rng).image for f in KADID_FAULTS for level in range(1, 6)
+        ]
+        ((scores, found),) = rater(versions, [prompt] * len(versions))
+        ladder.append({
+            "quality": [[scores[0, 0], *scores[1 + 5 * k : 6 + 5 * k, 0]] for k in range(5)],
+            "clean_faults": found[0].tolist(),
+            "faults": [[found[1 + 5 * k + level].tolist() for level in range(5)] for k in range(5)],
+        })  # fmt: skip
+    return {"ladder": ladder}
+
+
+def _malformation(rater: Rater, images: list[Image.Image], prompts: list[str]) -> dict[str, Any]:
+    """Authenticity of clean pictures and of their twins with one malformed region, level 1..5 in turn."""
+    rng = np.random.default_rng(3)
+    twins = [apply_fault(image, "malformation", 1 + i % 5, rng).image for i, image in enumerate(images)]
+    ((clean, _),) = rater(images, prompts)
+    ((malformed, found),) = rater(twins, prompts)
+    return {
+        "clean": clean.tolist(), "malformed": malformed.tolist(), "malformed_faults": found.tolist(),
+    }  # fmt: skip
+
+
+def monotone_share(ladders: Sequence[dict[str, Any]], tolerance: float = 1.0) -> dict[str, float]:
+    """Share of pictures whose quality never rises by more than `tolerance` points from level to level (0..5)."""
+    steps = np.diff(np.array([item["quality"] for item in ladders]), axis=2)
+    fine = (steps <= tolerance).all(axis=2)
+    return {"all": float(fine.mean()), **{f: float(fine[:, k].mean()) for k, f in enumerate(KADID_FAULTS)}}
+
+
+def summary(runs: Sequence[Path]) -> Iterator[str]:
+    """Lines for people: per fold, mean over folds with its 95 % t interval, and the pooled bootstrap by prompt."""
+    results = [json.loads((run / "evaluation.json").read_text()) for run in runs]
+    columns = {"quality": "mos_quality", "correspondence": "mos_align"}
+    for predicted, label in columns.items():
+        for name, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
+            values = [metric(_column(r, predicted), _column(r, label)) for r in results]
+            mean, half = _interval(values)
+            listed = " ".join(f"{v:.3f}" for v in values)
+            yield f"{predicted} {name}: {mean:.4f} +- {half:.4f} (95 % over runs) [{listed}]"
+    pairs = [np.mean(_column(r, "correspondence") > _column(r, "wrong_correspondence")) for r in results]
+    yield f"right prompt above a wrong one: {np.mean(pairs):.3f} [{' '.join(f'{p:.3f}' for p in pairs)}]"
+    yield f"authenticity SRCC with quality: {np.mean([srcc(_column(r, 'authenticity'), _column(r, 'quality')) for r in results]):.3f}"
+    ladders = [item for r in results for item in r.get("ladder", [])]
+    if ladders:
+        yield f"no rise above 1 point between levels, {len(ladders)} pictures: {monotone_share(ladders)}"
+        yield from _malformation_summary(results)
+
+
+def _malformation_summary(results: Sequence[dict[str, Any]]) -> Iterator[str]:
+    clean = np.concatenate([np.array(r["clean"]) for r in results])
+    malformed = np.concatenate([np.array(r["malformed"]) for r in results])
+    prompts = [p["prompt"] for r in results for p in r["predictions"]]
+    for column, name in ((1, "authenticity"), (0, "quality")):
+        values = np.concatenate([clean[:, column], malformed[:, column]])
+        labels = np.repeat([1.0, 0.0], len(clean))
+        low, high = bootstrap_interval(roc_auc, values, labels, groups=[*prompts, *prompts], samples=300)
+        lower = np.mean(malformed[:, column] < clean[:, column])
+        auc = roc_auc(values, labels)
+        yield f"malformed twins by {name}: AUC {auc:.3f} [{low:.3f}, {high:.3f}], twin below its original {lower:.3f}"
+
+
+def _column(result: dict[str, Any], name: str) -> Floats:
+    return np.array([p[name] for p in result["predictions"]])
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half width of the 95 % t interval over runs."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * error)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--summary", action="store_true", help="only read evaluation.json of each run")
+    options = parser.parse_args()
+    if not options.summary:
+        for run in options.runs:
+            evaluate(run)
+    print("\n".join(summary(options.runs)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""What stage 1 looks at, in which order: a list of examples drawn once from a seed.
+
+The whole run is one pass over this list, so a resumed run sees exactly what an uninterrupted one sees, and the
+same seed gives the same batches on any machine.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from instruct_data.prompts import exchange_word, unrelated_prompt
+from mint_iqa.metrics import prompt_folds
+from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vocabulary import FAULTS
+from train import pictures
+from train.pictures import CLEAN, Row
+from train.settings import Stage1
+
+NAN = float("nan")
+# Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the only
+# human authenticity scores at hand. It sets the level of generated pictures; faults and photographs set the rest.
+AUTHENTICITY_SLOPE, AUTHENTICITY_OFFSET = 0.745, 0.126
+PHOTOGRAPH_AUTHENTICITY = 0.95
+PHOTOGRAPH_QUALITY = 0.75
+MATCHING_CAPTION, EXCHANGED_WORD, UNRELATED_PROMPT = 0.85, 0.4, 0.06
+# Below this MOS (0..1) a generated picture may well be blurred or malformed by itself: its faults are unknown.
+CLEAN_FROM = 0.6
+
+
+@dataclass(frozen=True)
+class Example:
+    """One look at one picture. Targets are 0..1, NaN where unknown."""
+
+    pixels: tuple[str, int]  # set, index
+    prompt: str
+    second_prompt: str  # a wrong one, or "" for none
+    targets: tuple[float, float, float]  # quality, authenticity, correspondence
+    second_correspondence: float
+    faults: tuple[float, ...]
+    seed: int
+    caption: int = -1  # row of the caption bank, -1: no contrastive loss
+    human: bool = False  # takes part in the rank loss
+
+
+@dataclass
+class Picture:
+    """What is known of one training picture before a look is drawn."""
+
+    pixels: tuple[str, int]
+    row: Row
+    prompts: Sequence[str]
+    quality: float
+    authenticity: float
+    correspondence: float
+    human: bool
+    caption: int = -1
+
+
+@dataclass
+class Split:
+    """Row numbers of AGIQA-3K, by role."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+@dataclass
+class Sources:
+    """Tables and pixels of everything stage 1 can look at."""
+
+    human: list[dict[str, str]]
+    photographs: list[dict[str, Any]]
+    pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+
+
+def read_sources() -> Sources:
+    root = pictures.data_root()
+    sources = Sources(pictures.agiqa3k(root), pictures.flickr8k(root))
+    for name in ("agiqa3k", "flickr8k"):
+        sources.pixels[name], sources.rows[name] = pictures.load(name)
+    return sources
+
+
+def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
+    """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen prompts
+    are the test, and no other picture of those prompts trains."""
+    everything = np.arange(len(human))
+    if recipe.test_fold is None:
+        return Split(everything, everything[:0])
+    fold = prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], recipe.folds, seed=0)
+    unseen = fold == recipe.test_fold
+    other = np.array([r["generator"] == recipe.leave_out for r in human])
+    if recipe.leave_out:
+        return Split(everything[~unseen & ~other], everything[unseen & other])
+    return Split(everything[~unseen], everything[unseen])
+
+
+def draw(sources: Sources, recipe: Stage1) -> list[Example]:
+    """The run's examples in order."""
+    rng = np.random.default_rng(recipe.seed)
+    known: list[Picture] = []
+    if recipe.human_epochs:
+        chosen = split(sources.human, recipe).train
+        human = [_human(sources, row, i) for i, row in _rows(sources, "agiqa3k", set(chosen.tolist()))]
+        known += _repeat([p for p in human if p.row.variant == CLEAN], recipe.human_epochs, rng)
+        share = recipe.human_epochs * recipe.faulted_share / 4  # four twins a picture
+        known += _repeat([p for p in human if p.row.variant != CLEAN], share, rng)
+    if recipe.photograph_epochs:
+        used = set(range(len(sources.photographs) - recipe.held_out_photographs))
+        photographs = [_photograph(sources, row, i) for i, row in _rows(sources, "flickr8k", used)]
+        known += _repeat(photographs, recipe.photograph_epochs / 3, rng)  # clean and two twins each
+    order = rng.permutation(len(known))
+    pool = sorted({r["prompt"] for r in sources.human}) if recipe.human_epochs else []
+    captions = [p["captions"][0] for p in sources.photographs]
+    return [_look(known[i], pool if known[i].human else captions, recipe, rng) for i in order]
+
+
+def _rows(sources: Sources, name: str, used: set[int]) -> list[tuple[int, Row]]:
+    return [(i, row) for i, row in enumerate(sources.rows[name]) if row.source in used]
+
+
+def _repeat(items: list[Picture], times: float, rng: np.random.Generator) -> list[Picture]:
+    """Every item `times` times on average, none more than once more often than another."""
+    count = round(times * len(items))
+    passes = [rng.permutation(len(items)) for _ in range(count // len(items) + 1)] if items else []
+    return [items[i] for i in np.concatenate(passes)[:count]] if count else []
+
+
+def _human(sources: Sources, row: Row, index: int) -> Picture:
+    label = sources.human[row.source]
+    quality, correspondence = float(label["mos_quality"]) / 5, float(label["mos_align"]) / 5
+    authenticity = AUTHENTICITY_OFFSET + AUTHENTICITY_SLOPE * quality
+    picture = Picture(
+        ("agiqa3k", index),
+        row,
+        [label["prompt"]],
+        quality,
+        authenticity,
+        correspondence,
+        row.variant == CLEAN,
+    )
+    return _faulted(picture)
+
+
+def _photograph(sources: Sources, row: Row, index: int) -> Picture:
+    captions = sources.photographs[row.source]["captions"]
+    picture = Picture(
+        ("flickr8k", index),
+        row,
+        captions,
+        PHOTOGRAPH_QUALITY,
+        PHOTOGRAPH_AUTHENTICITY,
+        MATCHING_CAPTION,
+        human=False,
+        caption=row.source,
+    )
+    return _faulted(picture)
+
+
+def _faulted(picture: Picture) -> Picture:
+    """Targets of a twin. Each fault is labelled where people's judgement of it is known, and nowhere else."""
+    row = picture.row
+    if row.variant == "small":
+        picture.quality = NAN
+    elif row.fault == "malformation":
+        picture.quality = NAN
+        picture.authenticity *= 1 - 0.8 * row.severity
+    elif row.fault:
+        picture.quality *= pictures.kept_quality(row.fault, row.level)
+        picture.correspondence = NAN
+    return picture
+
+
+def _fault_targets(picture: Picture) -> tuple[float, ...]:
+    row = picture.row
+    own_faults_known = not picture.pixels[0] == "agiqa3k" or picture.quality >= CLEAN_FROM
+    other = 0.0 if own_faults_known or row.fault else NAN
+    return tuple(row.severity if name == row.fault else other for name in FAULTS)
+
+
+def _look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator) -> Example:
+    which = int(rng.integers(len(picture.prompts)))
+    prompt = picture.prompts[which]
+    second, target = _second_look(prompt, picture.correspondence, pool, recipe, rng)
+    caption = picture.caption * 5 + which if picture.caption >= 0 else -1
+    return Example(
+        picture.pixels,
+        prompt,
+        second,
+        (picture.quality, picture.authenticity, picture.correspondence),
+        target,
+        _fault_targets(picture),
+        int(rng.integers(2**31)),
+        caption,
+        picture.human,
+    )
+
+
+def _second_look(
+    prompt: str, correspondence: float, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator
+) -> tuple[str, float]:
+    """The same picture with no prompt, with one word exchanged, or with a prompt of another picture."""
+    draw = rng.random()
+    if draw < recipe.no_prompt_share:
+        return "", NAN
+    known = MATCHING_CAPTION if np.isnan(correspondence) else correspondence
+    if draw < recipe.no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
+        return exchange.prompt, known * EXCHANGED_WORD / MATCHING_CAPTION
+    return unrelated_prompt(prompt, pool, rng), UNRELATED_PROMPT
+
+
+class Looks(Dataset[dict[str, Any]]):
+    """Examples as tensors: a random crop of `image_size`, mirrored half of the time, both by the example's seed."""
+
+    def __init__(self, examples: list[Example], sources: Sources, processor: MintIQAProcessor) -> None:
+        self.examples, self.sources, self.processor = examples, sources, processor
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.examples[index]
+        name, row = example.pixels
+        rng = np.random.default_rng(example.seed)
+        size = self.processor.image_size
+        top, left = rng.integers(0, pictures.SIDE - size + 1, 2)
+        crop = self.sources.pixels[name][row][top : top + size, left : left + size]
+        return {"example": example, "pixels": crop[:, ::-1] if rng.random() < 0.5 else crop}
+
+    def collate(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        examples = [item["example"] for item in items]
+        prompt = self.processor.text([e.prompt for e in examples])
+        second = self.processor.text([e.second_prompt for e in examples])
+        return {
+            "pixel_values": self.processor.normalize(np.stack([item["pixels"] for item in items])),
+            "prompt_ids": prompt.ids,
+            "prompt_mask": prompt.mask,
+            "second_ids": second.ids,
+            "second_mask": second.mask,
+            "targets": torch.tensor([e.targets for e in examples]),
+            "second_correspondence": torch.tensor([e.second_correspondence for e in examples]),
+            "faults": torch.tensor([e.faults for e in examples]),
+            "captions": torch.tensor([e.caption for e in examples]),
+            "human": torch.tensor([e.human for e in examples]),
+        }

@@ -1,0 +1,68 @@
+"""A finished stage-2 run -> the preset shipped in the package.
+
+    python -m train.release runs/stage2 mint_iqa/weights/nano
+
+Measures what pictures the model is familiar with (for the warning on unfamiliar ones) and writes fp16 weights in
+shards below 95 MB, the LoRA adapter and the recipes.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mint_iqa.modeling import FAMILIAR_AXES, MintIQAModel
+from mint_iqa.processing import MintIQAProcessor
+from train import pictures
+from train.pictures import load
+
+SAMPLE = 1500  # pictures of each set, clean and faulted
+FAMILIAR_SHARE = 0.995
+
+
+@torch.inference_mode()
+def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -> Tensor:
+    """float[SAMPLE, Dv]: mean image_embeds of a seeded sample of a training set."""
+    pixels, _ = load(name)
+    rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
+    edge = (pictures.SIDE - processor.image_size) // 2
+    inner = slice(edge, edge + processor.image_size)
+    found = []
+    for part in tqdm(np.array_split(rows, len(rows) // 25), desc=name, disable=None):
+        encoded = model.encode_image(processor.normalize(pixels[np.sort(part)][:, inner, inner]))
+        found.append(encoded.image_embeds.mean(dim=1))
+    return torch.cat(found)
+
+
+def measure_familiarity(model: MintIQAModel, embeds: Tensor) -> None:
+    """Whiten the leading principal axes; scale them so that `novelty` is 1 at the 99.5th percentile."""
+    mean = embeds.mean(dim=0)
+    _, singular, axes = torch.linalg.svd(embeds - mean, full_matrices=False)
+    whitening = axes[:FAMILIAR_AXES].T / (singular[:FAMILIAR_AXES] / len(embeds) ** 0.5)
+    distances = ((embeds - mean) @ whitening).square().mean(dim=1)
+    model.familiar_mean.copy_(mean)
+    model.familiar_axes.copy_(whitening / distances.quantile(FAMILIAR_SHARE).sqrt())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("preset", type=Path)
+    options = parser.parse_args()
+    model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
+    processor = MintIQAProcessor.from_config(model.config)
+    embeds = torch.cat([pooled_embeds(model, processor, name) for name in ("agiqa3k", "flickr8k")])
+    measure_familiarity(model, embeds)
+    model.half().save_pretrained(options.preset, max_shard_size="90MB")
+    adapter = options.preset / "language"
+    adapter.mkdir(exist_ok=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(options.run / "model" / "language" / name, adapter / name)
+
+
+if __name__ == "__main__":
+    main()
