@@ -31,7 +31,9 @@ Format = Literal["table", "json", "jsonl"]
 
 Prompt = Annotated[str | None, typer.Option(help="The text the images were made from.")]
 Manifest = Annotated[Path | None, typer.Option(help="CSV file of items; images relative to its folder.")]
-Output = Annotated[Path | None, typer.Option(help="File to write to instead of stdout.")]
+Output = Annotated[
+    Path | None, typer.Option(help="File to write to; a table stays on the screen, and the file gets JSON.")
+]
 Model = Annotated[str, typer.Option(help="Preset (nano), folder, or hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen by itself if left out.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; chosen if left out.")]
@@ -205,6 +207,8 @@ def _export(records: Iterator[Record], total: int | None, format: Format, output
                 kept = list(watched())
         if format != "jsonl":  # not before the bar is gone: both may share a terminal
             _write_together(kept, total is None, format, stream)
+    if format == "table" and output is not None:
+        _write_table(kept, sys.stdout)
     if failed:
         raise typer.Exit(2 if total is None else 1)
 
@@ -244,15 +248,20 @@ def _write_lines(records: Iterable[Record], stream: TextIO) -> None:
 
 
 def _write_together(records: Iterable[Record], single: bool, format: Format, stream: TextIO) -> None:
-    if format == "json":
-        values = [record.model_dump(mode="json") for record in records]
-        _put(json.dumps(values[0] if single else values, indent=2, ensure_ascii=False) + "\n", stream)
-    else:
-        panels = [panel(record) for record in records if isinstance(record, Assessment)]
-        console = Console(file=stream, highlight=False)
-        with console.capture() as capture:
-            console.print(*panels, sep="\n") if panels else None
-        _put(capture.get(), stream)
+    """JSON; a table is for people, so a file gets the same records as JSON."""
+    if format == "table" and stream is sys.stdout:
+        _write_table(records, stream)
+        return
+    values = [record.model_dump(mode="json") for record in records]
+    _put(json.dumps(values[0] if single else values, indent=2, ensure_ascii=False) + "\n", stream)
+
+
+def _write_table(records: Iterable[Record], stream: TextIO) -> None:
+    panels = [panel(record) for record in records if isinstance(record, Assessment)]
+    console = Console(file=stream, highlight=False)
+    with console.capture() as capture:
+        console.print(*panels, sep="\n") if panels else None
+    _put(capture.get(), stream)
 
 
 def _put(text: str, stream: TextIO) -> None:

@@ -5,6 +5,7 @@ The scores stand there in words because a small model does not read numbers out 
 the picture reaches it through the soft tokens alone.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,22 @@ class LanguageModel(nn.Module):
         turns: list[dict[str, str]] = [{"role": "system", "content": SYSTEM}]
         head = f"{IMAGE_PLACE}\n{scores_in_words(scores)}\n"
         for asked, answered in list(history)[-MAX_HISTORY:]:
-            turns += [{"role": "user", "content": head + asked}, {"role": "assistant", "content": answered}]
+            turns += [
+                {"role": "user", "content": head + self._harmless(asked)},
+                {"role": "assistant", "content": self._harmless(answered)},
+            ]
             head = ""
-        turns.append({"role": "user", "content": head + question})
+        turns.append({"role": "user", "content": head + self._harmless(question)})
         text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         # A question may contain the marker as well: only the first one is ours.
         before, _, after = text.partition(IMAGE_PLACE)
         return [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)]
+
+    def _harmless(self, text: str) -> str:
+        """What a user wrote, without the markers that would end their turn and begin another's."""
+        for token in self.tokenizer.all_special_tokens:
+            text = text.replace(token, " ")
+        return text
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids -> float[len, Dl]."""
@@ -160,6 +170,8 @@ def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """LoRA weights added to the base for good: the answer costs no more than the base model's."""
+    # peft looks for bitsandbytes, which warns on every CPU about an optional kernel that nothing here uses.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from peft import PeftModel
 
     if not (adapter / "adapter_model.safetensors").is_file():

@@ -174,14 +174,25 @@ class MintIQAModel(PreTrainedModel):
         image_embeds, trunk = self.vision(pixel_values)
         return EncodedImage(image_embeds, image_embeds if self.vision2 is None else self.vision2(trunk))
 
-    def score(self, encoded: EncodedImage, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
-        """Stage 1. prompt_ids int[B, T], prompt_mask int[B, T] (1 = token). Scores are not clamped."""
+    def score(
+        self,
+        encoded: EncodedImage,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        prompt_vectors: Tensor | None = None,
+    ) -> ScoreOutput:
+        """Stage 1. prompt_ids int[B, T], prompt_mask int[B, T] (1 = token). Scores are not clamped.
+
+        prompt_vectors float[B, Dt]: what `alignment.encode_text` gave for the same prompts, if known already.
+        """
         vectors = self.qformer1(encoded.image_embeds, prompt_ids, prompt_mask)
         scores = torch.stack([head(vectors) for head in self.heads.values()], dim=-1)  # [B, K]
         similarity = None
         if self.alignment is not None:
             image = self.alignment.encode_image(encoded.image_embeds)
-            similarity = (image * self.alignment.encode_text(prompt_ids, prompt_mask)).sum(dim=-1)
+            if prompt_vectors is None:
+                prompt_vectors = self.alignment.encode_text(prompt_ids, prompt_mask)
+            similarity = (image * prompt_vectors).sum(dim=-1)
             added = torch.zeros_like(scores)
             added[:, -1] = self.alignment.gain * similarity
             scores = scores + added
@@ -189,7 +200,7 @@ class MintIQAModel(PreTrainedModel):
         return ScoreOutput(scores, faults, vectors, similarity)
 
     def novelty(self, encoded: EncodedImage) -> Tensor:
-        """How unlike the training pictures, float[B]: above 1 farther than 99.5 % of them, 0 if unknown."""
+        """How unlike the training pictures, float[B]: above 1 farther than 99.5 % of them; 0: unmeasured."""
         pooled = encoded.image_embeds.float().mean(dim=1)
         whitened = (pooled - self.familiar_mean.float()) @ self.familiar_axes.float()
         return whitened.square().mean(dim=-1)
@@ -244,5 +255,5 @@ def _check_keys(path: str | Path, referenced: tuple[str, ...], info: dict[str, A
     if found := "; ".join(f"{what}: {', '.join(keys[:3])}" for what, keys in trouble.items() if keys):
         raise MintIQAError(
             "bad_checkpoint",
-            f"The weights in {path} do not fit its config ({found}): download or convert the checkpoint again.",
+            f"The weights in {path} do not fit its config ({found}): download or convert them again.",
         )

@@ -29,8 +29,8 @@ class MintIQAProcessor:
     """What a model of this config wants to be fed.
 
     image_size: pixels of the square the towers see.
-    max_aspect: a picture is squeezed into that square whole, up to this ratio of its sides; a longer one loses
-    its ends first (the middle part of ratio `max_aspect` is kept).
+    max_aspect: a picture is squeezed into that square whole, up to this ratio of its sides; a longer one
+    loses its ends first (the middle part of ratio `max_aspect` is kept).
     max_prompt_tokens: special tokens counted.
     """
 

@@ -18,6 +18,7 @@ from transformers import (
     InstructBlipVisionModel,
     PreTrainedModel,
 )
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from mint_iqa.errors import MintIQAError
 
@@ -122,7 +123,8 @@ def run_blocks(
     """Run `blocks`, of which the first is block number `first`; collect the outputs that `taps` names."""
     tapped = []
     for number, block in enumerate(blocks, first + 1):
-        output = block(hidden, None)
+        # CLIP's blocks insist on an attention mask, InstructBLIP's take none.
+        output = block(hidden, None) if isinstance(block, CLIPEncoderLayer) else block(hidden)
         hidden = output[0] if isinstance(output, tuple) else output
         if number in taps:
             tapped.append(hidden)

@@ -58,3 +58,19 @@ def no_network() -> Iterator[None]:
             patch.setattr(socket.socket, method, guard_connection(getattr(socket.socket, method)))
         patch.setattr(socket, "getaddrinfo", look_up)
         yield
+
+
+@pytest.fixture(scope="session")
+def tiny_language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny LLM with random weights."""
+    from tests import tiny
+
+    return tiny.save_language(tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_language: Path) -> Path:
+    """The folder of a tiny MINT-IQA with random weights; its LLM is `tiny_language`."""
+    from tests import tiny
+
+    return tiny.save(tmp_path_factory.mktemp("checkpoint"), tiny_language)

@@ -88,7 +88,7 @@ def ask(
             seen.rated.picture.encoded, seen.rated.quality_vectors, text.ids, text.mask
         )
         soft = soft * 0 if source is None else soft
-        prefix = language.prefix(soft[0], language.tokens(dict(case.rated.scores), question, ()))
+        prefix = language.prefix(soft[0], language.tokens(case.rated.scores.model_dump(), question, ()))
         banned = tuple(assessor.banned_tokens(seen.rated)) if guarded else ()
         jobs.setdefault(banned, []).append((i, prefix))
     answers = [""] * len(cases)

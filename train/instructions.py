@@ -31,8 +31,8 @@ KIND_SHARES = {
     "what_faults": 0.09, "how_bad": 0.05, "what_to_change": 0.06, "is_it_the_prompt": 0.04,
     "number_meaning": 0.02, "unanswerable": 0.02, "compare": 0.02,
 }  # fmt: skip
-# Scores in words vary around the truth as predictions do, so that the model reads the words and not the picture
-# for them; points on 0..100.
+# Scores in words vary around the truth as predictions do, so that the model reads the words and not the
+# picture for them; points on 0..100.
 SCORE_SPREAD = 4.0
 # Without soft tokens there is no ground to name a fault: such examples name none.
 BLIND_SHARE = 0.08
@@ -61,7 +61,8 @@ def draw_instructions(
 ) -> list[Instruction]:
     """`count` seeded examples over the given rows of both sets.
 
-    found: faults that stage 1 detects in clean pictures of low quality (by pixel row), since nobody labelled them.
+    found: faults that stage 1 detects in clean pictures of low quality (by pixel row), since nobody labelled
+    them.
     """
     rng = np.random.default_rng(seed)
     pools = _pools(sources, set(human), set(photographs), found)

@@ -27,8 +27,8 @@ from mint_iqa.vocabulary import FAULTS
 
 # A little more than the 224 that the model sees: room for random crops at nearly the test scale.
 SIDE = 236
-# Flickr8k's photographs are squeezed to this side. Copies of generated pictures at this size keep the model from
-# reading "photograph" off the missing detail.
+# Flickr8k's photographs are squeezed to this side. Copies of generated pictures at this size keep the model
+# from reading "photograph" off the missing detail.
 SMALL_SIDE = 192
 KADID_SIDE = 512
 KADID_FAULTS = FAULTS[:5]

@@ -1,7 +1,7 @@
 """What stage 1 looks at, in which order: a list of examples drawn once from a seed.
 
-The whole run is one pass over this list, so a resumed run sees exactly what an uninterrupted one sees, and the
-same seed gives the same batches on any machine.
+The whole run is one pass over this list, so a resumed run sees exactly what an uninterrupted one sees, and
+the same seed gives the same batches on any machine.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from instruct_data.prompts import exchange_word, unrelated_prompt
+from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import prompt_folds
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vocabulary import FAULTS
@@ -22,13 +23,15 @@ from train.pictures import CLEAN, Row
 from train.settings import Stage1
 
 NAN = float("nan")
-# Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the only
-# human authenticity scores at hand. It sets the level of generated pictures; faults and photographs set the rest.
+# Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the
+# only human authenticity scores at hand. It sets the level of generated pictures; faults and photographs set
+# the rest.
 AUTHENTICITY_SLOPE, AUTHENTICITY_OFFSET = 0.745, 0.126
 PHOTOGRAPH_AUTHENTICITY = 0.95
 PHOTOGRAPH_QUALITY = 0.75
 MATCHING_CAPTION, EXCHANGED_WORD, UNRELATED_PROMPT = 0.85, 0.4, 0.06
-# Below this MOS (0..1) a generated picture may well be blurred or malformed by itself: its faults are unknown.
+# Below this MOS (0..1) a generated picture may well be blurred or malformed by itself: its faults are
+# unknown.
 CLEAN_FROM = 0.6
 
 
@@ -88,9 +91,11 @@ def read_sources() -> Sources:
 
 
 def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
-    """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen prompts
-    are the test, and no other picture of those prompts trains."""
+    """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen
+    prompts are the test, and no other picture of those prompts trains."""
     everything = np.arange(len(human))
+    if recipe.leave_out and recipe.test_fold is None:
+        raise MintIQAError("bad_config", "leave_out needs a test_fold: the prompts that are tested on.")
     if recipe.test_fold is None:
         return Split(everything, everything[:0])
     fold = prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], recipe.folds, seed=0)
@@ -179,7 +184,7 @@ def _faulted(picture: Picture) -> Picture:
 
 def _fault_targets(picture: Picture) -> tuple[float, ...]:
     row = picture.row
-    own_faults_known = not picture.pixels[0] == "agiqa3k" or picture.quality >= CLEAN_FROM
+    own_faults_known = picture.pixels[0] != "agiqa3k" or picture.quality >= CLEAN_FROM
     other = 0.0 if own_faults_known or row.fault else NAN
     return tuple(row.severity if name == row.fault else other for name in FAULTS)
 
@@ -216,7 +221,7 @@ def _second_look(
 
 
 class Looks(Dataset[dict[str, Any]]):
-    """Examples as tensors: a random crop of `image_size`, mirrored half of the time, both by the example's seed."""
+    """Examples as tensors: a crop of `image_size`, mirrored half of the time, both by the example's seed."""
 
     def __init__(self, examples: list[Example], sources: Sources, processor: MintIQAProcessor) -> None:
         self.examples, self.sources, self.processor = examples, sources, processor

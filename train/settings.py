@@ -89,5 +89,6 @@ class Stage1(Optimisation):
     rank_weight: float = 0.5
     fault_weight: float = 0.5
     no_prompt_share: float = 0.3  # of second looks at a picture: without prompt instead of a wrong one
+    stop_after: int | None = None  # steps after which the run ends, whatever its schedule
     resume: bool = True
     threads: int = field(default=0)  # 0: torch's choice

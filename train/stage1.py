@@ -18,11 +18,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainingArguments, set_seed
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from mint_iqa.configuration import MintIQAConfig
-from mint_iqa.modeling import MintIQAModel, ScoreOutput
+from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise
 from mint_iqa.processing import MintIQAProcessor
 from train.plan import Looks, Sources, draw, read_sources
@@ -42,7 +49,7 @@ def load_model(source: str) -> tuple[MintIQAModel, MintIQAProcessor]:
 
 
 def freeze_for_stage1(model: MintIQAModel, blocks: int) -> None:
-    """Stage 1 trains the tower above `blocks`, Q-Former 1 without word embeddings, heads and the alignment."""
+    """Stage 1 trains the tower above `blocks`, Q-Former 1 without word embeddings, heads and alignment."""
     model.requires_grad_(True)
     for name, parameter in model.named_parameters():
         if name.startswith(STAGE2_PARTS) or name.startswith(tuple(model.config.referenced)):
@@ -73,19 +80,29 @@ def parameter_groups(model: nn.Module, recipe: Optimisation, blocks: int) -> lis
 
 
 def masked_l1(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute error where the target is known, per column, summed over the columns (MINT-IQA section 3.2)."""
+    """Mean absolute error where the target is known, per column, summed over them (MINT-IQA section 3.2)."""
     known = ~torch.isnan(targets)
     errors = (predictions - torch.nan_to_num(targets)).abs() * known
     return (errors.sum(dim=0) / known.sum(dim=0).clamp(min=1)).sum()
 
 
 def rank_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Hinge over all pairs of a column whose targets differ: the order must be right by up to the difference."""
+    """Hinge over all pairs of a column whose targets differ: in the right order by up to the difference."""
     difference = targets.unsqueeze(0) - targets.unsqueeze(1)
     predicted = predictions.unsqueeze(0) - predictions.unsqueeze(1)
     known = difference > 0.02
     hinge = (difference.clamp(max=0.2) - predicted).clamp(min=0)
     return (hinge.nan_to_num() * known).sum() / known.sum().clamp(min=1)
+
+
+class StopAfter(TrainerCallback):
+    """Ends a run early without changing its learning-rate schedule."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_training_stop = state.global_step >= self.steps
 
 
 class Stage1Trainer(Trainer):
@@ -94,6 +111,7 @@ class Stage1Trainer(Trainer):
     def __init__(self, recipe: Stage1, captions: Tensor | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.recipe, self.captions = recipe, captions
+        self.sentences: dict[tuple[int, ...], Tensor] = {}
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)
@@ -103,18 +121,35 @@ class Stage1Trainer(Trainer):
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
         return self.optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # Transformers saves the tower's attention under older names, which only `from_pretrained` translates
+        # back: the Trainer itself would skip those weights with a warning and go on from the start's.
+        saved = MintIQAModel.from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        self.model.load_state_dict(saved.state_dict())
+
     def compute_loss(self, model: MintIQAModel, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
         # Accelerate's autocast wraps `forward` only, and we call the model's parts.
         with torch.autocast(model.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             encoded = model.encode_image(inputs["pixel_values"])
-            first = model.score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
-            second = model.score(encoded, inputs["second_ids"], inputs["second_mask"])
+            first = self._score(model, encoded, inputs["prompt_ids"], inputs["prompt_mask"])
+            second = self._score(model, encoded, inputs["second_ids"], inputs["second_mask"])
             parts = self.losses(inputs, first, second)
             if self.captions is not None and (inputs["captions"] >= 0).any():
                 contrast = self.contrast(model, encoded.image_embeds, inputs["captions"])
                 parts["contrast"] = self.recipe.contrastive_weight * contrast
         self._note(parts)
         return torch.stack(list(parts.values())).sum()
+
+    def _score(self, model: MintIQAModel, encoded: EncodedImage, ids: Tensor, mask: Tensor) -> ScoreOutput:
+        """`model.score`, with the frozen sentence vectors remembered: prompts come again every epoch."""
+        if model.alignment is None:
+            return model.score(encoded, ids, mask)
+        keys = [tuple(row[:n]) for row, n in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
+        new = [i for i, key in enumerate(keys) if key not in self.sentences]
+        if new:
+            vectors = model.alignment.encode_text(ids[new], mask[new])
+            self.sentences |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
+        return model.score(encoded, ids, mask, torch.stack([self.sentences[key] for key in keys]))
 
     def losses(self, inputs: dict[str, Tensor], first: ScoreOutput, second: ScoreOutput) -> dict[str, Tensor]:
         targets = inputs["targets"]
@@ -216,6 +251,7 @@ def train(recipe: Stage1) -> Path:
         args=arguments(recipe, recipe.output),
         train_dataset=looks,
         data_collator=looks.collate,
+        callbacks=[StopAfter(recipe.stop_after)] if recipe.stop_after else [],
     )
     checkpoint = (
         get_last_checkpoint(recipe.output) if recipe.resume and os.path.isdir(recipe.output) else None

@@ -1,5 +1,5 @@
-"""Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2's own layers, the projection and the LLM's
-LoRA learn to say what the picture shows.
+"""Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2's own layers, the projection and the
+LLM's LoRA learn to say what the picture shows.
 
     python -m train.stage2 configs/nano/stage2.yaml
 """
@@ -20,6 +20,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
@@ -125,7 +126,7 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
 
 
 def prepare(model: MintIQAModel) -> None:
-    """Stage 2 starts where stage 1 ended: Q-Former 2 is a copy of Q-Former 1, of which its own layers train."""
+    """Stage 2 starts where stage 1 ended: Q-Former 2 is a copy of Q-Former 1, and its own layers train."""
     model.qformer2.load_state_dict(model.qformer1.state_dict())
     if model.vision2 is not None:
         raise ValueError("a second tower is not trained by this recipe")
@@ -142,6 +143,16 @@ def with_lora(language: LanguageModel, recipe: Stage2) -> None:
         task_type="CAUSAL_LM",
     )
     language.model = get_peft_model(language.model, config)
+
+
+def save_adapter(language: LanguageModel, folder: Path, config: MintIQAConfig) -> None:
+    """The LoRA weights alone; their config names the part and not the folder that it lies in here."""
+    language.model.half().save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    settings["base_model_name_or_path"] = config.parts.get("language") or config.language.get("source")
+    path.write_text(json.dumps(settings, indent=2))
+    (folder / "README.md").unlink(missing_ok=True)  # peft's unfilled model card, which names that folder too
 
 
 @torch.inference_mode()
@@ -192,7 +203,7 @@ def train(recipe: Stage2) -> Path:
     trainer.train(resume_from_checkpoint=checkpoint)
     folder = Path(recipe.output) / "model"
     model.half().save_pretrained(folder, max_shard_size="90MB")
-    language.model.half().save_pretrained(folder / "language")
+    save_adapter(language, folder / "language", model.config)
     (Path(recipe.output) / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
     return folder
 

@@ -155,6 +155,14 @@ def test_the_table_leaves_out_reasons_when_told_to(folder, run, fake):
     assert ("assess_many", 8, False) in fake.calls
 
 
+def test_a_table_stays_on_the_screen_and_the_file_gets_the_same_as_json(folder, run):
+    code, out, _ = run("score", "fair.png", "good.png", "--format", "table", "--output", "both.json")
+    assert code == 0
+    assert "fair.png" in out and "All in all." in out
+    (written,) = lines(json.dumps(json.loads((folder / "both.json").read_text())))
+    assert [record["image"] for record in written] == ["fair.png", "good.png"]
+
+
 def test_control_characters_do_not_reach_the_terminal(folder, run):
     _, out, _ = run("score", "fair.png", "--prompt", "a \x1b[31mfox\x07")
     assert "fox" in out

@@ -1,4 +1,4 @@
-"""What a run looks at: drawn from a seed, labelled by what is known, and never a picture that it is tested on."""
+"""What a run looks at: drawn from a seed, labelled by what is known, never what it is tested on."""
 
 import json
 import math
@@ -12,6 +12,7 @@ import pytest
 
 from instruct_data.faults import CLEAN_SCORE, KADID_SCORES, severity_of
 from instruct_data.prompts import content_words
+from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import FAULTS
 from tests.unit.training_fixtures import CAPTIONS, GENERATORS, PROMPTS, World, living_in
 from train import pictures, plan
@@ -111,6 +112,11 @@ def test_leaving_out_a_generator_keeps_out_it_and_the_unseen_prompts(sources: So
     assert not {row["sha256"] for row in trained} & {row["sha256"] for row in test}
 
 
+def test_leaving_out_a_generator_needs_a_fold_to_test_on(sources: Sources) -> None:
+    with pytest.raises(MintIQAError, match="test_fold"):
+        split(sources.human, replace(BOTH, leave_out="beta", test_fold=None))
+
+
 def test_held_out_photographs_are_never_looked_at(sources: Sources, examples: list[Example]) -> None:
     seen = {row_of(sources, e).source for e in examples if e.pixels[0] == "flickr8k"}
     assert seen == set(range(len(CAPTIONS) - 2))
@@ -141,7 +147,9 @@ def test_without_epochs_there_is_nothing_to_look_at(sources: Sources) -> None:
 # --- what is known of each kind of picture ---
 
 
-def looks_at(sources: Sources, examples: list[Example], name: str, fault: str | None, variant: str) -> list[Example]:
+def looks_at(
+    sources: Sources, examples: list[Example], name: str, fault: str | None, variant: str
+) -> list[Example]:
     rows = [(e, row_of(sources, e)) for e in examples if e.pixels[0] == name]
     return [e for e, row in rows if (row.fault, row.variant) == (fault, variant)]
 
@@ -151,7 +159,9 @@ def everything(sources: Sources) -> list[Example]:
     """Every picture of either set and every twin, at least once."""
     recipe = Stage1(human_epochs=4, faulted_share=1, photograph_epochs=3, held_out_photographs=0)
     examples = draw(sources, recipe)
-    assert {e.pixels for e in examples} >= {(n, i) for n, rows in sources.rows.items() for i in range(len(rows))}
+    assert {e.pixels for e in examples} >= {
+        (n, i) for n, rows in sources.rows.items() for i in range(len(rows))
+    }
     return examples
 
 
@@ -211,13 +221,17 @@ def test_a_malformed_picture_is_less_authentic_and_its_quality_unknown(
         assert known(*example.targets) == [False, True, True]
 
 
-def test_a_faulted_twin_has_its_one_fault_at_its_severity(sources: Sources, everything: list[Example]) -> None:
+def test_a_faulted_twin_has_its_one_fault_at_its_severity(
+    sources: Sources, everything: list[Example]
+) -> None:
     twins = [e for e in everything if row_of(sources, e).fault]
     assert twins
     for example in twins:
         row = row_of(sources, example)
         assert row.severity == severity_of(row.fault, row.level)  # type: ignore[arg-type]
-        assert dict(zip(FAULTS, example.faults, strict=True)) == dict.fromkeys(FAULTS, 0.0) | {row.fault: row.severity}
+        assert dict(zip(FAULTS, example.faults, strict=True)) == dict.fromkeys(FAULTS, 0.0) | {
+            row.fault: row.severity
+        }
 
 
 def test_a_photograph_comes_with_one_of_its_captions_and_its_place_in_the_bank(
@@ -244,7 +258,9 @@ def second_prompts(examples: list[Example]) -> tuple[list[Example], list[Example
 def differing_words(example: Example) -> int:
     first, second = (p.replace(" an ", " a ").removeprefix("a ").removeprefix("an ").split()
                      for p in (example.prompt, example.second_prompt))  # fmt: skip
-    return sum(a != b for a, b in zip(first, second, strict=True)) if len(first) == len(second) else len(first)
+    return (
+        sum(a != b for a, b in zip(first, second, strict=True)) if len(first) == len(second) else len(first)
+    )
 
 
 def test_a_second_prompt_is_empty_or_one_word_off_or_shares_nothing(
@@ -327,7 +343,9 @@ def build_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [row["path"] for row in pictures.agiqa3k(pictures.data_root())[:3]]
 
 
-def test_built_pictures_load_with_one_row_each(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_built_pictures_load_with_one_row_each(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures.build("set", build_twice(tmp_path, monkeypatch), ("small", "kadid", "malformation"))
     pixels, rows = pictures.load("set")
     assert pixels.shape == (12, pictures.SIDE, pictures.SIDE, 3) and pixels.dtype == np.uint8
@@ -339,7 +357,9 @@ def test_built_pictures_load_with_one_row_each(world: World, tmp_path: Path, mon
     assert not np.array_equal(pixels[0], pixels[3])
 
 
-def test_a_finished_build_is_left_as_it_is(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_build_is_left_as_it_is(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = build_twice(tmp_path, monkeypatch)
     pictures.build("set", paths, ())
     before = (tmp_path / "pictures" / "set.npy").stat().st_mtime_ns
@@ -348,7 +368,9 @@ def test_a_finished_build_is_left_as_it_is(world: World, tmp_path: Path, monkeyp
     assert len(pictures.load("set")[1]) == 3
 
 
-def test_an_interrupted_build_is_done_again(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_is_done_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = build_twice(tmp_path, monkeypatch)
     pictures.build("set", paths, ("kadid",))
     pixels, rows = pictures.load("set")

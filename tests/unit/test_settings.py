@@ -42,8 +42,15 @@ def test_each_recipe_starts_where_the_one_before_it_ends() -> None:
     pretrain, first = (read_settings(Stage1, CONFIGS / f"nano/{n}.yaml") for n in ("pretrain", "stage1"))
     second = read_settings(Stage2, CONFIGS / "nano/stage2.yaml")
     assert pretrain.model == "configs/nano/model.json" and (CONFIGS.parent / pretrain.model).is_file()
-    assert first.model == f"{pretrain.output}/model"
+    between = f"python -m train.alignment {pretrain.output} --output {Path(first.model).parent}"
+    assert between in (CONFIGS / "nano/pretrain.yaml").read_text(encoding="utf-8")
     assert second.stage1 == first.output
+
+
+def test_every_setting_is_read_by_some_recipe() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (CONFIGS.parent / "train").glob("*.py"))
+    unread = [name for kind in (Stage1, Stage2) for name in asdict(kind()) if f"recipe.{name}" not in code]
+    assert unread == []
 
 
 def test_an_empty_recipe_is_the_default(tmp_path: Path) -> None:

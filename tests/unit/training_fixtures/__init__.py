@@ -1,7 +1,7 @@
 """A data folder of a few small pictures and a nano model of toy size, for the tests of training.
 
-The toy is nano's own config with smaller numbers, and its parts lie in the cache where nano's would: every line
-of the recipes runs, none waits.
+The toy is nano's own config with smaller numbers, and its parts lie in the cache where nano's would: every
+line of the recipes runs, none waits.
 """
 
 import csv
@@ -19,7 +19,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import decoders as token_decoders
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Trainer,
+)
 
 from instruct_data import templates
 from mint_iqa.pretrained import CACHE_VERSION, PARTS, quiet_transformers
@@ -66,7 +73,7 @@ def make_world(root: Path) -> World:
 
 
 def write_pictures(root: Path) -> None:
-    """Each prompt once by each generator; picture 0 (alpha, first prompt) and 3 (beta, second) are one file."""
+    """Each prompt once by each generator; pictures 0 (alpha, first prompt) and 3 (beta, second) are equal."""
     rows = []
     for i, prompt in enumerate(PROMPTS):
         for k, generator in enumerate(GENERATORS):
@@ -107,11 +114,11 @@ def toy_config() -> dict[str, Any]:
     small = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
     text = {**small, "vocab_size": 1100, "max_position_embeddings": 128, "num_hidden_layers": 2}
     config["vision"] |= {
-        "hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": 28, "branch_at": 3,
-        "taps": [1, 3], "embeds_width": WIDTH, "mlp_ratio": 2,
+        "hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": 28,
+        "branch_at": 3, "taps": [1, 3], "embeds_width": WIDTH, "mlp_ratio": 2,
     }  # fmt: skip
     config["qformer"] |= text
-    config["alignment"] |= text
+    config["alignment"] |= {**text, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config["query_tokens"] = 4
     config["language"]["hidden_size"] = WIDTH
     config["processor"] |= {"image_size": 28}
@@ -134,7 +141,7 @@ def write_parts(world: World) -> None:
         language = LlamaConfig(
             vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2,
             num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=2048,
-            eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=None,
+            eos_token_id=tokenizer.eos_token_id, bos_token_id=None, pad_token_id=None, initializer_range=0.2,
         )  # fmt: skip
         LlamaForCausalLM(language).save_pretrained(_part(world, "language"))
         tokenizer.save_pretrained(_part(world, "language"))
@@ -169,7 +176,9 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=700, special_tokens=["<|im_start|>", "<|im_end|>"], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    words = [w for kinds in (templates.ANSWERS, templates.QUESTION_WORDINGS) for k in kinds.values() for w in k]
+    words = [
+        w for kinds in (templates.ANSWERS, templates.QUESTION_WORDINGS) for k in kinds.values() for w in k
+    ]
     tokenizer.train_from_iterator(words, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
     fast.chat_template = CHAT
@@ -183,3 +192,14 @@ def living_in(root: Path) -> Iterator[World]:
         patch.setenv("MINT_IQA_DATA", str(root / "shared"))
         patch.setenv("MINT_IQA_CACHE", str(root / "cache"))
         yield make_world(root)
+
+
+def kill_after_first_checkpoint(patch: pytest.MonkeyPatch, trainer: type[Trainer]) -> None:
+    """While `patch` lasts, a run of this trainer ends as Ctrl-C ends it, right after its first checkpoint."""
+    save = trainer._save_checkpoint
+
+    def save_and_die(self: Any, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    patch.setattr(trainer, "_save_checkpoint", save_and_die)

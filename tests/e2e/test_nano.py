@@ -1,0 +1,113 @@
+"""The shipped model, through the doors that users take."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+
+from mint_iqa import Assessor
+from mint_iqa.records import schema
+from mint_iqa.vocabulary import LEVELS, level_of, named_faults
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+NANO = ROOT / "mint_iqa" / "weights" / "nano"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return Assessor.from_pretrained("nano")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """What `make demo` writes, by image and prompt."""
+    command = [sys.executable, "-m", "mint_iqa.cli", "score", "--manifest", str(EXAMPLES / "demo.csv"), "--explain"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    return {(r["image"], r["prompt"]): r for r in records}
+
+
+def of(demo, image):
+    return next(record for (name, _), record in demo.items() if name == image)
+
+
+def test_the_demo_scores_and_explains_every_picture_in_records_that_validate(demo):
+    with (EXAMPLES / "demo.csv").open(newline="") as file:
+        assert list(demo) == [(row["image"], row["prompt"]) for row in csv.DictReader(file)]
+    for record in demo.values():
+        jsonschema.validate(record, schema())
+        assert all(record["explanation"].values())
+
+
+def test_a_blurred_picture_scores_below_its_original_and_is_called_blurred(demo):
+    sharp, blurred = of(demo, "coffee.jpg"), of(demo, "coffee_blurred.jpg")
+    assert blurred["scores"]["quality"] < sharp["scores"]["quality"] - 10
+    assert blurred["faults"][0]["name"] == "blur"
+    assert "blur" in named_faults(blurred["explanation"]["quality"])
+
+
+def test_a_noisy_picture_scores_below_its_original_and_is_called_noisy(demo):
+    clean, noisy = of(demo, "rocket.jpg"), of(demo, "rocket_noisy.jpg")
+    assert noisy["scores"]["quality"] < clean["scores"]["quality"]
+    assert "noise" in {fault["name"] for fault in noisy["faults"]}
+
+
+def test_a_wrong_prompt_lowers_correspondence(demo):
+    right, wrong = (record for (name, _), record in demo.items() if name == "chelsea.jpg")
+    assert wrong["scores"]["correspondence"] < right["scores"]["correspondence"] - 10
+
+
+def test_a_named_fault_is_a_detected_fault_and_level_words_follow_the_scores(demo):
+    for record in demo.values():
+        detected = {fault["name"] for fault in record["faults"]}
+        for text in filter(None, record["explanation"].values()):
+            assert named_faults(text) <= detected
+        for name, score in record["scores"].items():
+            said = {level for level in LEVELS if f"{name} is {level}" in record["explanation"]["overall"].lower()}
+            assert said <= {level_of(score)}
+
+
+def test_a_score_does_not_depend_on_batch_neighbours_or_history(nano):
+    paths = sorted(EXAMPLES.glob("*.jpg"))
+    prompts = ["a cup of coffee", None, "a photograph of a very tall rocket on its launch pad at dusk, wide angle"]
+    items = [(path, prompts[i % 3]) for i, path in enumerate(paths)]
+    alone = [nano.assess(path, prompt, explain=False).scores for path, prompt in items]
+    "".join(nano.ask(paths[0], "Why does it score low?"))
+    for size in (2, 5):
+        for one, record in zip(alone, nano.assess_many(items, batch_size=size), strict=True):
+            for name, score in record.scores:
+                assert score == pytest.approx(getattr(one, name), abs=0.01)  # 1e-4 on the 0..1 scale
+
+
+def test_the_streamed_answer_is_the_whole_answer(nano):
+    picture = nano.read(EXAMPLES / "coffee_blurred.jpg")
+    question = "Why does this image score low?"
+    pieces = list(nano.ask(picture, question))
+    assert len(pieces) > 5
+    assert "".join(pieces) == nano.answer(picture, question).answer
+    assert "blur" in named_faults("".join(pieces))
+
+
+def test_the_explanation_is_what_asking_the_same_question_answers(nano):
+    picture = nano.read(EXAMPLES / "coffee_blurred.jpg")
+    assessed = nano.assess(picture, "a cup of coffee")
+    assert assessed.explanation.quality == nano.answer(picture, "How is the quality of the image?", "a cup of coffee").answer
+
+
+def test_the_shipped_weights_are_small_half_precision_and_safe():
+    files = [path for path in NANO.rglob("*") if path.suffix == ".safetensors"]
+    assert sum(path.stat().st_size for path in files) < 130e6
+    assert max(path.stat().st_size for path in files) < 95e6
+    assert {path.suffix for path in NANO.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".md"}
+    assert (NANO / "README.md").is_file()
+
+
+def test_every_shipped_weight_is_finite(nano):
+    assert all(torch.isfinite(tensor).all() for tensor in nano.model.state_dict().values())

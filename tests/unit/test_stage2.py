@@ -1,0 +1,294 @@
+"""Stage 2: it learns to explain and leaves the scores alone, to the bit."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from mint_iqa.configuration import MintIQAConfig
+from mint_iqa.errors import MintIQAError
+from mint_iqa.language import LanguageModel
+from mint_iqa.modeling import MintIQAModel, ScoreOutput
+from mint_iqa.pretrained import part_folder
+from mint_iqa.processing import MintIQAProcessor
+from tests.unit.training_fixtures import NANO, WIDTH, World, kill_after_first_checkpoint, living_in
+from train import pictures, stage1, stage2
+from train.instructions import Instructions, draw_instructions
+from train.plan import read_sources
+from train.settings import Stage1
+from train.stage2 import Explainer, Stage2, Stage2Trainer, prepare, trainable_state, with_lora
+
+LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with living_in(tmp_path_factory.mktemp("stage2")) as world:
+        pictures.main()
+        yield world
+
+
+@pytest.fixture(scope="module")
+def first(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("first") / "run"
+    stage1.train(
+        Stage1(
+            model=str(world.config), output=str(run), human_epochs=1.0, test_fold=0, batch_size=8,
+            freeze_blocks=1, held_out_photographs=2, threads=1, bf16=False, learning_rate=3e-3,
+        )
+    )  # fmt: skip
+    return run
+
+
+def recipe(first: Path, output: Path, **settings: Any) -> Stage2:
+    small: dict[str, Any] = {"stage1": str(first), "output": str(output), "examples": 40, "batch_size": 8}
+    small |= {"lora_rank": 4, "warmup": 0.0, "bf16": False, "log_steps": 1, "save_steps": 2}
+    return Stage2(**(small | settings))
+
+
+@pytest.fixture(scope="module")
+def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stage2.train(recipe(first, tmp_path_factory.mktemp("second") / "run"))
+
+
+@pytest.fixture
+def explainer(first: Path) -> Explainer:
+    model = MintIQAModel.from_pretrained(first / "model", dtype=torch.float32).eval()
+    language = LanguageModel.load(model.config, None, dtype=torch.float32)
+    torch.manual_seed(0)
+    prepare(model)
+    with_lora(language, Stage2(lora_rank=4))
+    return Explainer(model, language)
+
+
+def data_for(explainer: Explainer, count: int) -> Instructions:
+    sources = read_sources()
+    examples = draw_instructions(sources, range(14), range(4), {}, count, seed=1)
+    processor = MintIQAProcessor.from_config(explainer.model.config)
+    return Instructions(examples, sources, processor, explainer.language)
+
+
+def batch_of(explainer: Explainer, count: int = 6, blind: bool | None = None) -> dict[str, Any]:
+    data = data_for(explainer, count)
+    items = [e if blind is None else replace(e, blind=blind) for e in data.examples]
+    return data.collate(items)
+
+
+def parameters(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in module.named_parameters()}
+
+
+# --- what trains ---
+
+
+def test_nano_trains_exactly_these_besides_lora() -> None:
+    with torch.device("meta"):
+        model = MintIQAModel(MintIQAConfig(**json.loads((NANO / "model.json").read_text())))
+    prepare(model)
+    trains = [n for n, p in model.named_parameters() if p.requires_grad]
+    owners = Counter(n.split(".")[0] for n in trains)
+    assert owners == {"qformer2": 1 + 3 * 10 + 6 * (2 + 4), "bridge": 2, "language_projection": 2}
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 9_098_576
+    parts = Counter(n.split(".")[5] for n in trains if n.startswith("qformer2.encoder."))
+    assert parts == {"crossattention": 30, "intermediate_query": 12, "output_query": 24}
+
+
+def test_of_the_language_model_only_lora_trains(explainer: Explainer) -> None:
+    trains = [n for n, p in explainer.language.named_parameters() if p.requires_grad]
+    assert Counter((n.split(".")[-4], n.split(".")[-3]) for n in trains) == {
+        (layer, half): 2 for layer in LORA_LAYERS for half in ("lora_A", "lora_B")
+    }
+
+
+def test_q_former_2_starts_as_q_former_1(explainer: Explainer) -> None:
+    one, two = explainer.model.qformer1.state_dict(), explainer.model.qformer2.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_at_the_start_the_answer_is_that_of_the_untouched_language_model(explainer: Explainer) -> None:
+    ids = torch.arange(20).unsqueeze(0)
+    adapted = explainer.language.model(input_ids=ids).logits
+    with explainer.language.model.disable_adapter():
+        assert torch.equal(adapted, explainer.language.model(input_ids=ids).logits)
+
+
+def test_a_step_changes_what_trains_and_nothing_else(
+    explainer: Explainer, first: Path, tmp_path: Path
+) -> None:
+    data = data_for(explainer, 16)
+    settings = recipe(first, tmp_path / "run", batch_size=16, learning_rate=1e-2, lora_learning_rate=1e-2)
+    before = parameters(explainer)
+    trains = trainable_state(explainer).keys()
+    trainer = Stage2Trainer(
+        settings, model=explainer, args=stage1.arguments(settings, settings.output), train_dataset=data,
+        data_collator=data.collate,
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.state.global_step == 1
+    changed = {n for n, old in before.items() if not torch.equal(old, explainer.get_parameter(n))}
+    assert changed == set(trains)
+    assert all(p.abs().max() > 0 for n, p in explainer.named_parameters() if "lora_B" in n)
+
+
+def test_a_second_tower_is_refused(world: World) -> None:
+    settings = world.settings
+    settings["vision"]["branch_at"] = 2
+    with pytest.raises(ValueError, match="second tower"):
+        prepare(MintIQAModel(MintIQAConfig(**settings)))
+
+
+# --- the loss ---
+
+
+def full_logits_loss(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
+    """The textbook form: every position's logits, and labels of -100 for all but the answers' tokens."""
+    rows, labels = [], []
+    language = explainer.language
+    for soft, tokens, answer in zip(explainer._soft(batch), batch["tokens"], batch["answers"], strict=True):
+        prefix = language.prefix(soft, tokens)
+        rows.append(torch.cat([prefix, language.embed(answer)]))
+        labels.append(torch.tensor([-100] * len(prefix) + answer))
+    embeds = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    padded = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=-100)
+    mask = torch.stack([(torch.arange(embeds.shape[1]) < len(row)).long() for row in rows])
+    return language.model(inputs_embeds=embeds, attention_mask=mask, labels=padded).loss
+
+
+def test_the_loss_is_that_of_the_answers_tokens_and_no_others(explainer: Explainer) -> None:
+    batch = batch_of(explainer)
+    assert len({len(a) for a in batch["answers"]}) > 1
+    assert torch.allclose(explainer(batch), full_logits_loss(explainer, batch), atol=1e-5)
+
+
+def test_a_batch_costs_what_its_examples_cost_alone(explainer: Explainer) -> None:
+    data = data_for(explainer, 3)
+    alone = [(len(b["answers"][0]), explainer(b)) for b in (data.collate([e]) for e in data.examples)]
+    together = explainer(data.collate(data.examples))
+    weighted = sum(n * loss for n, loss in alone) / sum(n for n, _ in alone)
+    assert torch.allclose(together, weighted, atol=1e-5)
+
+
+def test_an_answer_is_learnt_up_to_and_with_its_end(explainer: Explainer) -> None:
+    data = data_for(explainer, 5)
+    batch = data.collate(data.examples)
+    tokenizer = explainer.language.tokenizer
+    for example, answer in zip(data.examples, batch["answers"], strict=True):
+        assert answer[-1] == tokenizer.convert_tokens_to_ids("<|im_end|>")
+        assert tokenizer.decode(answer[:-1]) == example.answer
+
+
+def test_the_prompt_holds_scores_question_and_history_but_not_the_answer(explainer: Explainer) -> None:
+    data = data_for(explainer, 60)
+    chosen = [e for e in data.examples if e.history][:3]
+    assert chosen
+    for example, (before, after) in zip(chosen, data.collate(chosen)["tokens"], strict=True):
+        text = explainer.language.tokenizer.decode(before + after)
+        assert "Scores: quality " in text and example.question in text and example.history[0][1] in text
+        assert text.endswith("<|im_start|>assistant\n")
+
+
+def test_a_blind_example_sees_nothing_of_its_picture(explainer: Explainer) -> None:
+    seeing, blind = batch_of(explainer, blind=False), batch_of(explainer, blind=True)
+    assert explainer._soft(seeing).abs().amax(dim=(1, 2)).min() > 0
+    assert explainer._soft(blind).abs().max() == 0
+    other = blind | {"pixel_values": torch.randn_like(blind["pixel_values"])}
+    assert torch.equal(explainer(blind), explainer(other))
+    assert not torch.equal(explainer(seeing), explainer(seeing | {"pixel_values": other["pixel_values"]}))
+
+
+# --- whole runs ---
+
+
+def test_the_loss_falls(first: Path, tmp_path: Path) -> None:
+    settings = recipe(first, tmp_path / "run", examples=200, learning_rate=3e-3, lora_learning_rate=1e-2)
+    stage2.train(replace(settings, save_steps=100))
+    last = max((tmp_path / "run").glob("checkpoint-*"))
+    losses = [
+        e["loss"] for e in json.loads((last / "trainer_state.json").read_text())["log_history"] if "loss" in e
+    ]
+    assert len(losses) == 25
+    assert sum(losses[-5:]) < 0.97 * sum(losses[:5])
+
+
+def scores_of(folder: Path) -> ScoreOutput:
+    model = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = MintIQAProcessor.from_config(model.config)
+    text = processor.text(["a dog on a beach", "", "red car"])
+    pixels = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        return model(pixels, text.ids, text.mask)
+
+
+def test_the_scores_are_those_of_stage_1_to_the_bit(first: Path, second: Path) -> None:
+    before, after = scores_of(first / "model"), scores_of(second)
+    for name in ("scores", "faults", "quality_vectors", "similarity"):
+        assert torch.equal(getattr(before, name), getattr(after, name)), name
+
+
+def test_the_explanation_is_no_longer_that_of_stage_1(first: Path, second: Path) -> None:
+    before, after = (load_file(folder / "model.safetensors") for folder in (first / "model", second))
+    assert before.keys() == after.keys()
+    differing = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert differing == {"qformer2", "bridge", "language_projection"}
+
+
+def test_the_saved_folder_answers_like_the_trained_one(second: Path) -> None:
+    config = MintIQAModel.from_pretrained(second).config
+    merged = LanguageModel.load(config, second / "language", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(part_folder(config.parts["language"]), dtype=torch.float32)
+    soft = torch.randn(4, WIDTH, generator=torch.Generator().manual_seed(1))
+    scores: dict[Any, float | None] = {"quality": 34.0, "authenticity": 50.0, "correspondence": None}
+    prefix = merged.prefix(soft, merged.tokens(scores, "Why?", ())).unsqueeze(0)
+    with torch.inference_mode():
+        untouched = base(inputs_embeds=prefix).logits
+        unmerged = PeftModel.from_pretrained(base, second / "language").eval()(inputs_embeds=prefix).logits
+        own = merged.model(inputs_embeds=prefix).logits
+    assert torch.allclose(own, unmerged, atol=1e-5)
+    assert not torch.allclose(own, untouched, atol=1e-3)
+    assert not any("lora_" in name for name, _ in merged.named_parameters())
+
+
+def test_a_folder_without_an_adapter_is_refused(second: Path, tmp_path: Path) -> None:
+    config = MintIQAModel.from_pretrained(second).config
+    with pytest.raises(MintIQAError) as caught:
+        LanguageModel.load(config, tmp_path, dtype=torch.float32)
+    assert caught.value.code == "bad_checkpoint"
+
+
+def test_the_saved_adapter_names_its_part_and_no_folder_of_this_machine(world: World, second: Path) -> None:
+    files = sorted(path.name for path in (second / "language").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors"]
+    settings = json.loads((second / "language" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "smollm2_135m"
+    for path in second.rglob("*.json"):
+        assert str(world.cache) not in path.read_text()
+
+
+def test_a_checkpoint_holds_what_trains_and_nothing_else(second: Path, explainer: Explainer) -> None:
+    (checkpoint,) = second.parent.glob("checkpoint-*")
+    assert load_file(checkpoint / "trained.safetensors").keys() == trainable_state(explainer).keys()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
+    first: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = recipe(first, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        kill_after_first_checkpoint(patch, Stage2Trainer)
+        with pytest.raises(KeyboardInterrupt):
+            stage2.train(settings)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
+    resumed = stage2.train(settings)
+    for name in ("model.safetensors", "language/adapter_model.safetensors"):
+        whole, again = load_file(second / name), load_file(resumed / name)
+        assert whole.keys() == again.keys()
+        assert all(torch.equal(whole[k], again[k]) for k in whole), name

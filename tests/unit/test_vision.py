@@ -1,0 +1,125 @@
+"""The towers give patch features for the Q-Formers, and both stages share what they should."""
+
+import pytest
+import torch
+
+from mint_iqa.errors import MintIQAError
+from mint_iqa.vision import BACKBONES, VisionBranch, VisionTower
+from tests import tiny
+
+TOWERS = {
+    "dinov2": {"mlp_ratio": 2},
+    "clip_vision_model": {"intermediate_size": 48},
+    "instructblip_vision_model": {"intermediate_size": 48},
+}
+POSITIONS = 1 + 2 * 2  # the class token and 2 x 2 patches
+
+
+def settings(kind="dinov2", **changes):
+    return tiny.vision(model_type=kind, **TOWERS[kind], **changes)
+
+
+def tower(kind="dinov2", **changes):
+    torch.manual_seed(0)
+    built = VisionTower(settings(kind, **changes)).eval()
+    with torch.no_grad():
+        for parameter in built.parameters():  # biases and norms too: a skipped one must show
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    return built
+
+
+def pictures(count=2):
+    return torch.randn(count, 3, 28, 28, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_kind_of_tower_is_covered_here():
+    assert set(TOWERS) == set(BACKBONES)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_one_tap_gives_one_vector_per_position(kind):
+    embeds, _ = tower(kind, taps=[4])(pictures())
+    assert embeds.shape == (2, POSITIONS, 32)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_several_taps_are_fused_to_the_given_width_and_add_the_spread_token(kind):
+    embeds, _ = tower(kind)(pictures())
+    assert embeds.shape == (2, POSITIONS + 1, 24)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+@pytest.mark.parametrize("branch_at", [0, 2, 4])
+@torch.no_grad()
+def test_one_tap_at_full_depth_is_the_backbones_own_normalised_output(kind, branch_at):
+    built = tower(kind, taps=[4], branch_at=branch_at)
+    output = built.backbone(pictures())
+    expected = output.last_hidden_state
+    if kind == "clip_vision_model":  # CLIP normalises its class token only, InstructBLIP reads all positions
+        expected = built.backbone.post_layernorm(expected)
+        assert torch.equal(expected[:, 0], output.pooler_output)
+    torch.testing.assert_close(built(pictures())[0], expected, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_taps_are_counted_from_the_first_block():
+    built = tower(taps=[1, 2, 4])
+    hidden = built.backbone(pictures(), output_hidden_states=True).hidden_states  # [0] is before any block
+    _, tapped = built.trunk(pictures())
+    assert len(tapped) == 3
+    for number, output in zip([1, 2, 4], tapped, strict=True):
+        torch.testing.assert_close(output, hidden[number], atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_the_spread_token_ignores_where_things_are_and_the_class_token():
+    built = tower(taps=[1, 4])
+    taps = [torch.randn(1, POSITIONS, 32), torch.randn(1, POSITIONS, 32)]
+    moved = [
+        t[:, [0, 3, 1, 4, 2]] + torch.tensor([1.0, 0, 0, 0, 0]).view(1, -1, 1) * torch.randn(32) for t in taps
+    ]
+    before, after = (built.readout(t, built.backbone.layernorm)[:, -1] for t in (taps, moved))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_spread_of_an_even_picture_is_zero():
+    built = tower(taps=[1, 4])
+    even = [torch.randn(1, 1, 32).expand(1, POSITIONS, 32)] * 2
+    spread = built.readout(even, built.backbone.layernorm)[:, -1]
+    torch.testing.assert_close(spread[0], built.readout.spread.bias, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+@pytest.mark.parametrize("branch_at", [1, 2, 3])
+@pytest.mark.parametrize("taps", [[4], [1, 2, 4]])
+@torch.no_grad()
+def test_a_branch_with_the_same_weights_continues_the_trunk_to_the_same_embeds(kind, branch_at, taps):
+    built = tower(kind, taps=taps, branch_at=branch_at)
+    branch = VisionBranch(settings(kind, taps=taps, branch_at=branch_at)).eval()
+    own = {
+        k.split("layers." if "layers." in k else "layer.")[-1]: v
+        for k, v in built.backbone.state_dict().items()
+    }
+    for number, block in enumerate(branch.blocks):
+        prefix = f"{branch_at + number}."
+        block.load_state_dict({k.removeprefix(prefix): v for k, v in own.items() if k.startswith(prefix)})
+    norm = built.backbone.layernorm if kind == "dinov2" else built.backbone.post_layernorm
+    branch.norm.load_state_dict(norm.state_dict())
+    branch.readout.load_state_dict(built.readout.state_dict())
+    embeds, trunk = built(pictures())
+    assert len(branch.blocks) == 4 - branch_at
+    assert torch.equal(branch(trunk), embeds)
+
+
+@pytest.mark.parametrize("taps", [[], [0, 4], [2, 1], [2, 2], [1, 5]])
+def test_taps_that_name_no_ascending_blocks_are_refused(taps):
+    with pytest.raises(MintIQAError, match="between 1 and 4") as caught:
+        VisionTower(settings(taps=taps))
+    assert caught.value.code == "bad_config"
+
+
+def test_an_unknown_tower_is_refused_with_the_known_ones():
+    with pytest.raises(MintIQAError, match="'resnet' is unknown: use one of dinov2") as caught:
+        VisionTower({**settings(), "model_type": "resnet"})
+    assert caught.value.code == "unknown_vision_tower"
