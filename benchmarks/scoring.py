@@ -2,8 +2,8 @@
 
     python benchmarks/scoring.py            # 1 minute; prints a table, writes nothing
 
-Cold is a fresh process with the converted parts in the cache and the weights on disk, as `mint-iqa score` finds
-them; warm counts reading and decoding the files. The baseline of the ratio is one picture at a time.
+Cold is a fresh process with the converted parts in the cache and the weights on disk, as `mint-iqa score`
+finds them; warm counts reading and decoding the files. The ratio's baseline is one picture at a time.
 """
 
 import json

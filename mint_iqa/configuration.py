@@ -17,6 +17,7 @@ class MintIQAConfig(PretrainedConfig):
         `embeds_width`: Dv after fusing several taps (at `[depth]` ignored: Dv is then the tower's width).
     qformer: config of both Q-Formers (transformers' InstructBlipQFormerConfig) without `encoder_hidden_size`.
     query_tokens: Q.
+    shortcut: whether statistics of the whole picture join the quality vectors (not in the published model).
     heads: `hidden`, `outputs` and `index` of each score head (published: 48, 3 and 1; MINT-IQA section 3.2).
     faults: names that the fault head detects; empty for a model without one.
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
@@ -33,6 +34,7 @@ class MintIQAConfig(PretrainedConfig):
         vision: dict[str, Any] | None = None,
         qformer: dict[str, Any] | None = None,
         query_tokens: int = 32,
+        shortcut: bool = False,
         heads: dict[str, int] | None = None,
         faults: list[str] | None = None,
         alignment: dict[str, Any] | None = None,
@@ -45,6 +47,7 @@ class MintIQAConfig(PretrainedConfig):
         self.vision = vision or {"model_type": "instructblip_vision_model", "taps": [39], "branch_at": 22}
         self.qformer = qformer or {}
         self.query_tokens = query_tokens
+        self.shortcut = shortcut
         self.heads = heads or {"hidden": 48, "outputs": 3, "index": 1}
         self.faults = list(faults or [])
         self.alignment = alignment

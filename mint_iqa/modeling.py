@@ -79,6 +79,25 @@ class QFormer(nn.Module):
         return output.last_hidden_state[:, : queries.shape[1]]
 
 
+class Shortcut(nn.Module):
+    """What the picture as a whole looks like, added to every quality vector beside what the queries found.
+
+    From the class token, the mean and the spread of image_embeds: such statistics predict quality well by
+    themselves, and the tower learns through them from the first step, before the queries know where to look.
+    """
+
+    def __init__(self, embeds_width: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3 * embeds_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, image_embeds: Tensor) -> Tensor:
+        patches = image_embeds[:, 1:]
+        statistics = [image_embeds[:, 0], patches.mean(dim=1), patches.std(dim=1)]
+        return self.layers(torch.cat(statistics, dim=-1)).unsqueeze(1)  # [B, 1, Dq]
+
+
 class ScoreHead(nn.Module):
     """Two linear layers without activation, one output kept, mean over the queries (section 3.2)."""
 
@@ -107,18 +126,29 @@ class Alignment(nn.Module):
 
     def __init__(self, text: dict[str, Any], embeds_width: int) -> None:
         super().__init__()
-        self.text_encoder = BertModel(BertConfig(**text), add_pooling_layer=False).requires_grad_(False)
+        # Frozen, so without the dropout that BertConfig brings by itself.
+        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        self.text_encoder = BertModel(BertConfig(**{**text, **still}), add_pooling_layer=False)
+        self.text_encoder.requires_grad_(False)
         width = self.text_encoder.config.hidden_size
         self.image_projection = nn.Sequential(
             nn.Linear(2 * embeds_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
         self.gain = nn.Parameter(torch.tensor(0.5))  # what a cosine of 1 adds to correspondence (0..1)
+        self.interaction = nn.Sequential(nn.Linear(3 * width, 128), nn.GELU(), nn.Linear(128, 1))
 
     def encode_image(self, image_embeds: Tensor) -> Tensor:
         """Unit vectors float[B, Dt] from the class token and the mean token."""
         pooled = torch.cat([image_embeds[:, 0], image_embeds[:, 1:].mean(dim=1)], dim=-1)
         return normalize(self.image_projection(pooled).float(), dim=-1)
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors float[B, Dt] -> what they add to correspondence, and their cosine; float[B]."""
+        similarity = (image * text).sum(dim=-1)
+        scale = image.shape[-1] ** 0.5  # unit vectors have tiny components
+        pair = torch.cat([image * text * scale**2, image * scale, text * scale], dim=-1)
+        return self.gain * similarity + self.interaction(pair).squeeze(-1), similarity
 
     @torch.no_grad()
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -149,6 +179,7 @@ class MintIQAModel(PreTrainedModel):
         self.qformer1 = QFormer(config, embeds_width)
         self.qformer2 = QFormer(config, embeds_width)
         width = self.qformer1.encoder.config.hidden_size
+        self.shortcut = Shortcut(embeds_width, width) if config.shortcut else None
         self.heads = nn.ModuleDict({name: ScoreHead(width, **config.heads) for name in config.dimensions})
         self.fault_head = FaultHead(width, len(config.faults)) if config.faults else None
         self.alignment = Alignment(config.alignment, embeds_width) if config.alignment else None
@@ -186,16 +217,16 @@ class MintIQAModel(PreTrainedModel):
         prompt_vectors float[B, Dt]: what `alignment.encode_text` gave for the same prompts, if known already.
         """
         vectors = self.qformer1(encoded.image_embeds, prompt_ids, prompt_mask)
+        if self.shortcut is not None:
+            vectors = vectors + self.shortcut(encoded.image_embeds)
         scores = torch.stack([head(vectors) for head in self.heads.values()], dim=-1)  # [B, K]
         similarity = None
         if self.alignment is not None:
             image = self.alignment.encode_image(encoded.image_embeds)
             if prompt_vectors is None:
                 prompt_vectors = self.alignment.encode_text(prompt_ids, prompt_mask)
-            similarity = (image * prompt_vectors).sum(dim=-1)
-            added = torch.zeros_like(scores)
-            added[:, -1] = self.alignment.gain * similarity
-            scores = scores + added
+            gain, similarity = self.alignment(image, prompt_vectors)
+            scores = torch.cat([scores[:, :-1], scores[:, -1:] + gain.unsqueeze(1)], dim=1)
         faults = self.fault_head(vectors) if self.fault_head is not None else None
         return ScoreOutput(scores, faults, vectors, similarity)
 

@@ -53,7 +53,9 @@ def part_folder(name: str) -> Path:
     MintIQAError when the wheel is missing or not the pinned one.
     """
     if name not in PARTS:
-        raise MintIQAError("bad_config", f"There is no part {name!r}: the config may name {', '.join(PARTS)}.")
+        raise MintIQAError(
+            "bad_config", f"There is no part {name!r}: the config may name {', '.join(PARTS)}."
+        )
     part = PARTS[name]
     folder = cache_root() / f"{name}-{part.sha256[:12]}-v{CACHE_VERSION}"
     if not folder.is_dir():

@@ -2,13 +2,13 @@
 
     python -m train.alignment runs/pretrain --output runs/aligned
 
-Features of the clean photographs are computed once; the projection then sees them for many epochs in a minute.
+Features of the clean photographs are computed once; the projection then sees them for many epochs in one
+minute.
 """
 
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -39,7 +39,7 @@ def features(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources,
 
 
 def fit(projection: nn.Module, pooled: Tensor, captions: Tensor, seed: int = 0) -> float:
-    """Train the projection in place, contrasting each photograph with one caption of every other; the scale."""
+    """Train the projection in place, each photograph against a caption of every other; the logit scale."""
     generator = torch.Generator().manual_seed(seed)
     scale = nn.Parameter(torch.tensor(3.0))
     optimizer = torch.optim.AdamW([*projection.parameters(), scale], lr=RATE, weight_decay=DECAY)
@@ -64,15 +64,14 @@ def fit(projection: nn.Module, pooled: Tensor, captions: Tensor, seed: int = 0) 
 
 
 @torch.inference_mode()
-def retrieval(projection: nn.Module, pooled: Tensor, captions: Tensor) -> tuple[float, float]:
-    """On unseen photographs: share with the right caption among the ten nearest, and above a random one."""
+def retrieval(projection: nn.Module, pooled: Tensor, captions: Tensor) -> str:
+    """How often a photograph's own caption is among its ten nearest, and nearer than a random one."""
     image = normalize(projection(pooled), dim=-1)
     similarity = image @ captions[:, 0].T
     own = similarity.diagonal().unsqueeze(1)
     rank = (similarity > own).sum(dim=1)
-    return float((rank < 10).float().mean()), float(
-        (similarity < own).float().sum(dim=1).mean() / (len(image) - 1)
-    )
+    nearest, nearer = (rank < 10).float().mean(), (similarity < own).float().sum(dim=1).mean()
+    return f"in the nearest ten {nearest:.3f}, above a random caption {nearer / (len(image) - 1):.3f}"
 
 
 def main() -> None:
@@ -86,17 +85,11 @@ def main() -> None:
     rows = [i for i, row in enumerate(sources.rows["flickr8k"]) if row.variant == pictures.CLEAN]
     pooled, captions = features(model, processor, sources, rows), caption_bank(model, processor, sources)
     projection = model.alignment.image_projection
-    print(
-        "before: in the nearest ten %.3f, above a random caption %.3f"
-        % retrieval(projection, pooled[-HELD_OUT:], captions[-HELD_OUT:])
-    )
+    unseen = pooled[-HELD_OUT:], captions[-HELD_OUT:]
+    print(f"before: {retrieval(projection, *unseen)}")
     scale = fit(projection, pooled[:-HELD_OUT].clone(), captions[:-HELD_OUT])
     model.alignment.logit_scale.data.fill_(scale)
-    print(
-        "after: in the nearest ten %.3f, above a random caption %.3f"
-        % retrieval(projection, pooled[-HELD_OUT:], captions[-HELD_OUT:])
-    )
-    np.save(options.run / "features.npy", pooled.numpy())
+    print(f"after: {retrieval(projection, *unseen)}")
     model.half().save_pretrained(options.output / "model", max_shard_size="90MB")
 
 

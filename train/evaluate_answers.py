@@ -125,32 +125,39 @@ def share(cases: Sequence[Case], hits: Sequence[bool]) -> str:
 
 
 def report(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) -> Iterator[str]:
+    """Lines for people: shares with 95 % bootstrap intervals over prompts, then some answers to read."""
     faulted, clean = faulted_cases(assessor, rows, per_fault), clean_cases(assessor, rows, 4 * per_fault)
     own = ask(assessor, faulted, QUESTION)
-    yield f"names the fault (levels 4-5): {share(faulted, [right(c, a) for c, a in zip(faulted, own, strict=True)])}"
+    yield f"names the fault (levels 4-5): {right_share(faulted, own)}"
     for fault in pictures.KADID_FAULTS:
         hits = [right(c, a) for c, a in zip(faulted, own, strict=True) if c.fault == fault]
         yield f"  {fault}: {np.mean(hits):.3f} of {len(hits)}"
-    precise = [
-        named_faults(a) <= FAMILY.get(c.fault or "", frozenset({c.fault}))
-        for c, a in zip(faulted, own, strict=True)
-    ]
+    precise = [no_other(*pair) for pair in zip(faulted, own, strict=True)]
     yield f"  and names no other: {share(faulted, precise)}"
+    others = np.random.default_rng(5).permutation(len(faulted)).tolist()
     zeroed = ask(assessor, faulted, QUESTION, [None] * len(faulted))
-    yield f"with soft tokens zeroed: {share(faulted, [right(c, a) for c, a in zip(faulted, zeroed, strict=True)])}"
-    order = np.random.default_rng(5).permutation(len(faulted)).tolist()
-    shuffled = ask(assessor, faulted, QUESTION, order)
-    yield f"with another picture's: {share(faulted, [right(c, a) for c, a in zip(faulted, shuffled, strict=True)])}"
+    yield f"with soft tokens zeroed: {right_share(faulted, zeroed)}"
+    shuffled = ask(assessor, faulted, QUESTION, others)
+    yield f"with another picture's: {right_share(faulted, shuffled)}"
     free = ask(assessor, faulted, QUESTION, guarded=False)
-    yield f"without the guard on fault words: {share(faulted, [right(c, a) for c, a in zip(faulted, free, strict=True)])}"
+    yield f"without the guard on fault words: {right_share(faulted, free)}"
     calm = ask(assessor, clean, QUESTION)
-    yield f"names none on clean pictures (MOS >= {CLEAN_MOS}): {share(clean, [right(c, a) for c, a in zip(clean, calm, strict=True)])}"
-    everything = [*zip(faulted, own, strict=True), *zip(clean, calm, strict=True)]
+    yield f"names none on clean pictures (MOS >= {CLEAN_MOS}): {right_share(clean, calm)}"
+    pairs = [*zip(faulted, own, strict=True), *zip(clean, calm, strict=True)]
     for question in OTHER_QUESTIONS:
-        everything += zip(faulted[::5], ask(assessor, faulted[::5], question), strict=True)
-    yield f"level words agree with the scores: {share([c for c, _ in everything], [words_agree(c, a) for c, a in everything])}"
-    for case, answer in everything[:: max(1, len(everything) // 24)]:
-        yield f"  [{case.fault or 'clean'} {case.level}] {dict(case.rated.scores)} -> {answer}"
+        pairs += zip(faulted[::5], ask(assessor, faulted[::5], question), strict=True)
+    agree = share([c for c, _ in pairs], [words_agree(*pair) for pair in pairs])
+    yield f"level words agree with the scores: {agree}"
+    for case, answer in pairs[:: max(1, len(pairs) // 24)]:
+        yield f"  [{case.fault or 'clean'} {case.level}] {case.rated.scores.model_dump()} -> {answer}"
+
+
+def right_share(cases: Sequence[Case], answers: Sequence[str]) -> str:
+    return share(cases, [right(*pair) for pair in zip(cases, answers, strict=True)])
+
+
+def no_other(case: Case, answer: str) -> bool:
+    return named_faults(answer) <= FAMILY.get(case.fault or "", frozenset({case.fault}))
 
 
 def main() -> None:

@@ -61,6 +61,7 @@ class Picture:
     authenticity: float
     correspondence: float
     human: bool
+    clean_before: bool  # whether it is known to have had no fault of its own
     caption: int = -1
 
 
@@ -121,7 +122,7 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
         photographs = [_photograph(sources, row, i) for i, row in _rows(sources, "flickr8k", used)]
         known += _repeat(photographs, recipe.photograph_epochs / 3, rng)  # clean and two twins each
     order = rng.permutation(len(known))
-    pool = sorted({r["prompt"] for r in sources.human}) if recipe.human_epochs else []
+    pool = sorted({text for picture in known if picture.human for text in picture.prompts})
     captions = [p["captions"][0] for p in sources.photographs]
     return [_look(known[i], pool if known[i].human else captions, recipe, rng) for i in order]
 
@@ -149,6 +150,7 @@ def _human(sources: Sources, row: Row, index: int) -> Picture:
         authenticity,
         correspondence,
         row.variant == CLEAN,
+        clean_before=quality >= CLEAN_FROM,
     )
     return _faulted(picture)
 
@@ -163,6 +165,7 @@ def _photograph(sources: Sources, row: Row, index: int) -> Picture:
         PHOTOGRAPH_AUTHENTICITY,
         MATCHING_CAPTION,
         human=False,
+        clean_before=True,
         caption=row.source,
     )
     return _faulted(picture)
@@ -184,8 +187,7 @@ def _faulted(picture: Picture) -> Picture:
 
 def _fault_targets(picture: Picture) -> tuple[float, ...]:
     row = picture.row
-    own_faults_known = picture.pixels[0] != "agiqa3k" or picture.quality >= CLEAN_FROM
-    other = 0.0 if own_faults_known or row.fault else NAN
+    other = 0.0 if picture.clean_before else NAN
     return tuple(row.severity if name == row.fault else other for name in FAULTS)
 
 

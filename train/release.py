@@ -2,8 +2,8 @@
 
     python -m train.release runs/stage2 mint_iqa/weights/nano
 
-Measures what pictures the model is familiar with (for the warning on unfamiliar ones) and writes fp16 weights in
-shards below 95 MB, the LoRA adapter and the recipes.
+Measures what pictures the model is familiar with (for the warning on unfamiliar ones) and writes fp16
+weights in shards below 95 MB, and the LoRA adapter.
 """
 
 import argparse

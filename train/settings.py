@@ -60,7 +60,8 @@ class Optimisation:
     """How a run learns; shared by every stage."""
 
     batch_size: int = 32
-    learning_rate: float = 2e-4  # of Q-Formers, heads and projections
+    learning_rate: float = 2e-4  # of Q-Formers
+    head_learning_rate: float = 6e-4  # of all else that trains: heads, shortcut, read-out, projections
     tower_learning_rate: float = 1e-4  # of the vision tower's last block
     layer_decay: float = 0.8  # factor from each block to the one below it
     freeze_blocks: int = 3  # the first blocks (and the patch embedding) stay as they are

@@ -71,7 +71,7 @@ def parameter_groups(model: nn.Module, recipe: Optimisation, blocks: int) -> lis
     groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            rate = recipe.learning_rate
+            rate = recipe.learning_rate if name.startswith("qformer") else recipe.head_learning_rate
             if name.startswith("vision.backbone."):
                 rate = recipe.tower_learning_rate * recipe.layer_decay ** (blocks - 1 - _depth(name))
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0

@@ -29,7 +29,7 @@ def nano():
 
 def test_scores_follow_human_opinion_on_unseen_prompts(nano, rows):
     scores = [r.scores for r in nano.assess_many([(row["path"], row["prompt"]) for row in rows])]
-    # Floors well below the measured figures: this guards the loading and the preprocessing, not the third digit.
+    # Floors well below the measured figures: this guards loading and preprocessing, not the third digit.
     assert srcc([s.quality for s in scores], [float(r["mos_quality"]) for r in rows]) > 0.7
     assert srcc([s.correspondence for s in scores], [float(r["mos_align"]) for r in rows]) > 0.5
 

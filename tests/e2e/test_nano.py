@@ -27,7 +27,15 @@ def nano():
 @pytest.fixture(scope="module")
 def demo():
     """What `make demo` writes, by image and prompt."""
-    command = [sys.executable, "-m", "mint_iqa.cli", "score", "--manifest", str(EXAMPLES / "demo.csv"), "--explain"]
+    command = [
+        sys.executable,
+        "-m",
+        "mint_iqa.cli",
+        "score",
+        "--manifest",
+        str(EXAMPLES / "demo.csv"),
+        "--explain",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -70,13 +78,19 @@ def test_a_named_fault_is_a_detected_fault_and_level_words_follow_the_scores(dem
         for text in filter(None, record["explanation"].values()):
             assert named_faults(text) <= detected
         for name, score in record["scores"].items():
-            said = {level for level in LEVELS if f"{name} is {level}" in record["explanation"]["overall"].lower()}
+            said = {
+                level for level in LEVELS if f"{name} is {level}" in record["explanation"]["overall"].lower()
+            }
             assert said <= {level_of(score)}
 
 
 def test_a_score_does_not_depend_on_batch_neighbours_or_history(nano):
     paths = sorted(EXAMPLES.glob("*.jpg"))
-    prompts = ["a cup of coffee", None, "a photograph of a very tall rocket on its launch pad at dusk, wide angle"]
+    prompts = [
+        "a cup of coffee",
+        None,
+        "a photograph of a very tall rocket on its launch pad at dusk, wide angle",
+    ]
     items = [(path, prompts[i % 3]) for i, path in enumerate(paths)]
     alone = [nano.assess(path, prompt, explain=False).scores for path, prompt in items]
     "".join(nano.ask(paths[0], "Why does it score low?"))
@@ -98,7 +112,10 @@ def test_the_streamed_answer_is_the_whole_answer(nano):
 def test_the_explanation_is_what_asking_the_same_question_answers(nano):
     picture = nano.read(EXAMPLES / "coffee_blurred.jpg")
     assessed = nano.assess(picture, "a cup of coffee")
-    assert assessed.explanation.quality == nano.answer(picture, "How is the quality of the image?", "a cup of coffee").answer
+    assert (
+        assessed.explanation.quality
+        == nano.answer(picture, "How is the quality of the image?", "a cup of coffee").answer
+    )
 
 
 def test_the_shipped_weights_are_small_half_precision_and_safe():

@@ -30,7 +30,12 @@ def folder(tmp_path):
 def run(command, folder):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, shell=isinstance(command, str)
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        shell=isinstance(command, str),
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -40,7 +45,9 @@ def test_the_python_example_runs(folder):
     assert "quality=" in run([sys.executable, "-c", block("From Python")], folder)
 
 
-@pytest.mark.parametrize("line", [line.split("  #")[0] for line in block("From the command line").splitlines()])
+@pytest.mark.parametrize(
+    "line", [line.split("  #")[0] for line in block("From the command line").splitlines()]
+)
 def test_each_command_runs(folder, line):
     run(line, folder)
 

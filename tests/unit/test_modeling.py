@@ -64,6 +64,19 @@ def test_without_faults_and_alignment_there_are_only_scores():
 
 
 @torch.no_grad()
+def test_the_shortcut_adds_one_vector_of_the_whole_picture_to_every_quality_vector():
+    model = tiny.model(shortcut=True)
+    encoded, prompt = model.encode_image(random_pictures(2)), tokens("a fox", "a dog")
+    added = model.score(encoded, *prompt).quality_vectors - model.qformer1(encoded.image_embeds, *prompt)
+    torch.testing.assert_close(added, model.shortcut(encoded.image_embeds).expand_as(added), atol=1e-5, rtol=0)
+    moved = replace(encoded, image_embeds=encoded.image_embeds[:, [0, *range(5, 0, -1)]])
+    torch.testing.assert_close(
+        model.shortcut(moved.image_embeds), model.shortcut(encoded.image_embeds), atol=1e-5, rtol=0
+    )
+    assert tiny.model().shortcut is None
+
+
+@torch.no_grad()
 def test_the_bridge_starts_at_zero_so_that_quality_vectors_change_nothing_until_it_has_learned():
     model = tiny.model()
     encoded, question = model.encode_image(random_pictures(1)), tokens("why ?")

@@ -284,7 +284,6 @@ def test_a_second_prompt_is_worth_less_than_the_right_one(everything: list[Examp
         assert example.second_correspondence in (pytest.approx(right * 0.4 / 0.85), 0.06)
 
 
-@pytest.mark.xfail(reason="wrong prompts are drawn from all prompts, those of the test fold among them")
 def test_wrong_prompts_are_those_of_training_pictures(sources: Sources, examples: list[Example]) -> None:
     test = {sources.human[i]["prompt"] for i in split(sources.human, BOTH).test}
     assert not test & {e.second_prompt for e in examples}
