@@ -172,9 +172,11 @@ class Assessor:
         prompts = [(prompt or "").strip() or None for _, prompt in items]
         text = self.processor.text(prompts)
         device = self.model.device
+        parts = [picture.encoded for picture, _ in items]
         encoded = EncodedImage(
-            torch.cat([picture.encoded.image_embeds for picture, _ in items]),
-            torch.cat([picture.encoded.explain_embeds for picture, _ in items]),
+            torch.cat([part.image_embeds for part in parts]),
+            torch.cat([part.explain_embeds for part in parts]),
+            torch.cat([part.statistics for part in parts]),
         )
         output = self.model.score(encoded, text.ids.to(device), text.mask.to(device))
         return [

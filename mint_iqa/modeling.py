@@ -32,15 +32,18 @@ FAMILIAR_AXES = 32
 class EncodedImage:
     """What one picture costs once; every prompt, question and chat turn reuses it.
 
-    Both float[B, P, Dv], for stage 1 and for stage 2: the same tensor when the stages share all blocks.
+    Both embeds float[B, P, Dv], of stage 1 and of stage 2: the same tensor when the stages share all blocks.
+    statistics: float[B, 3 * taps * D], see `TapReadout.statistics`.
     """
 
     image_embeds: Tensor
     explain_embeds: Tensor
+    statistics: Tensor
 
     def one(self, i: int) -> "EncodedImage":
         """Picture `i` alone."""
-        return EncodedImage(self.image_embeds[i : i + 1], self.explain_embeds[i : i + 1])
+        part = slice(i, i + 1)
+        return EncodedImage(self.image_embeds[part], self.explain_embeds[part], self.statistics[part])
 
 
 @dataclass
@@ -82,20 +85,25 @@ class QFormer(nn.Module):
 class Shortcut(nn.Module):
     """What the picture as a whole looks like, added to every quality vector beside what the queries found.
 
-    From the class token, the mean and the spread of image_embeds: such statistics predict quality well by
-    themselves, and the tower learns through them from the first step, before the queries know where to look.
+    Statistics of frozen features predict quality well by themselves; queries learn that slowly from few
+    scores. The statistics are standardised by those of the training pictures (`center`, `scale`);
+    `query_gain` weighs what the queries found.
     """
 
-    def __init__(self, embeds_width: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(3 * embeds_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
+    center: Tensor
+    scale: Tensor
 
-    def forward(self, image_embeds: Tensor) -> Tensor:
-        patches = image_embeds[:, 1:]
-        statistics = [image_embeds[:, 0], patches.mean(dim=1), patches.std(dim=1)]
-        return self.layers(torch.cat(statistics, dim=-1)).unsqueeze(1)  # [B, 1, Dq]
+    def __init__(self, statistics: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(statistics))
+        self.register_buffer("scale", torch.ones(statistics))
+        self.layers = nn.Sequential(nn.Linear(statistics, width), nn.GELU(), nn.Linear(width, width))
+        self.query_gain = nn.Parameter(torch.full((width,), 0.1))
+
+    def forward(self, quality_vectors: Tensor, statistics: Tensor) -> Tensor:
+        """quality_vectors float[B, Q, Dq] and statistics float[B, 3 * taps * D] -> float[B, Q, Dq]."""
+        even = ((statistics.float() - self.center) / self.scale).to(quality_vectors.dtype)
+        return quality_vectors * self.query_gain + self.layers(even).unsqueeze(1)
 
 
 class ScoreHead(nn.Module):
@@ -179,7 +187,8 @@ class MintIQAModel(PreTrainedModel):
         self.qformer1 = QFormer(config, embeds_width)
         self.qformer2 = QFormer(config, embeds_width)
         width = self.qformer1.encoder.config.hidden_size
-        self.shortcut = Shortcut(embeds_width, width) if config.shortcut else None
+        statistics = 3 * len(self.vision.taps) * self.vision.backbone.config.hidden_size
+        self.shortcut = Shortcut(statistics, width) if config.shortcut else None
         self.heads = nn.ModuleDict({name: ScoreHead(width, **config.heads) for name in config.dimensions})
         self.fault_head = FaultHead(width, len(config.faults)) if config.faults else None
         self.alignment = Alignment(config.alignment, embeds_width) if config.alignment else None
@@ -195,6 +204,11 @@ class MintIQAModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, QFormer):
             nn.init.normal_(module.query_tokens, std=0.02)
+        if isinstance(module, Shortcut | ScoreHead | FaultHead):
+            # Small weights in four layers one behind the other would hardly learn for hundreds of steps.
+            for layer in module.layers:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         if module is getattr(self, "bridge", None):
             # Zero: at the start stage 2 is exactly InstructBLIP (section 3.3).
             nn.init.zeros_(module.weight)
@@ -202,8 +216,9 @@ class MintIQAModel(PreTrainedModel):
 
     def encode_image(self, pixel_values: Tensor) -> EncodedImage:
         """pixel_values float[B, 3, H, W] -> EncodedImage."""
-        image_embeds, trunk = self.vision(pixel_values)
-        return EncodedImage(image_embeds, image_embeds if self.vision2 is None else self.vision2(trunk))
+        image_embeds, statistics, trunk = self.vision(pixel_values)
+        explain_embeds = image_embeds if self.vision2 is None else self.vision2(trunk)
+        return EncodedImage(image_embeds, explain_embeds, statistics)
 
     def score(
         self,
@@ -217,15 +232,27 @@ class MintIQAModel(PreTrainedModel):
         prompt_vectors float[B, Dt]: what `alignment.encode_text` gave for the same prompts, if known already.
         """
         vectors = self.qformer1(encoded.image_embeds, prompt_ids, prompt_mask)
-        if self.shortcut is not None:
-            vectors = vectors + self.shortcut(encoded.image_embeds)
-        scores = torch.stack([head(vectors) for head in self.heads.values()], dim=-1)  # [B, K]
-        similarity = None
+        image_vectors = None
         if self.alignment is not None:
-            image = self.alignment.encode_image(encoded.image_embeds)
+            image_vectors = self.alignment.encode_image(encoded.image_embeds)
             if prompt_vectors is None:
                 prompt_vectors = self.alignment.encode_text(prompt_ids, prompt_mask)
-            gain, similarity = self.alignment(image, prompt_vectors)
+        return self.judge(vectors, encoded.statistics, image_vectors, prompt_vectors)
+
+    def judge(
+        self,
+        query_output: Tensor,
+        statistics: Tensor,
+        image_vectors: Tensor | None,
+        prompt_vectors: Tensor | None,
+    ) -> ScoreOutput:
+        """The heads, on what Q-Former 1 and the sentence space say: query_output float[B, Q, Dq], vectors
+        float[B, Dt]. Linear in the queries, so their mean as float[B, 1, Dq] gives the same scores."""
+        vectors = query_output if self.shortcut is None else self.shortcut(query_output, statistics)
+        scores = torch.stack([head(vectors) for head in self.heads.values()], dim=-1)  # [B, K]
+        similarity = None
+        if self.alignment is not None and image_vectors is not None and prompt_vectors is not None:
+            gain, similarity = self.alignment(image_vectors, prompt_vectors)
             scores = torch.cat([scores[:, :-1], scores[:, -1:] + gain.unsqueeze(1)], dim=1)
         faults = self.fault_head(vectors) if self.fault_head is not None else None
         return ScoreOutput(scores, faults, vectors, similarity)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -69,12 +70,13 @@ class VisionTower(nn.Module):
         stem, blocks, _ = _stem_blocks_norm(self.backbone)
         return run_blocks(stem(pixel_values), blocks[: self.branch_at], 0, self.taps)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-        """image_embeds float[B, P, Dv] of stage 1, and the trunk's state for `VisionBranch`."""
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, list[Tensor]]]:
+        """Stage 1's image_embeds float[B, P, Dv] and statistics, and the trunk's state for `VisionBranch`."""
         _, blocks, norm = _stem_blocks_norm(self.backbone)
         hidden, tapped = trunk = self.trunk(pixel_values)
         _, rest = run_blocks(hidden, blocks[self.branch_at :], self.branch_at, self.taps)
-        return self.readout([*tapped, *rest], norm), trunk
+        everything = [*tapped, *rest]
+        return self.readout(everything, norm), self.readout.statistics(everything), trunk
 
 
 class VisionBranch(nn.Module):
@@ -108,6 +110,14 @@ class TapReadout(nn.Module):
             self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in taps)
             self.fuse = nn.Linear(width * len(taps), self.width)
             self.spread = nn.Linear(width * len(taps), self.width)
+
+    @staticmethod
+    def statistics(tapped: list[Tensor]) -> Tensor:
+        """float[B, 3 * taps * D]: each tap's class token, mean and deviation over its patches, normalised."""
+        even = [layer_norm(t.float(), t.shape[-1:]) for t in tapped]
+        return torch.cat(
+            [s for t in even for s in (t[:, 0], t[:, 1:].mean(dim=1), t[:, 1:].std(dim=1))], dim=-1
+        )
 
     def forward(self, tapped: list[Tensor], final_norm: nn.Module) -> Tensor:
         if self.published:

@@ -131,7 +131,7 @@ def summary(runs: Sequence[Path]) -> Iterator[str]:
     for predicted, label in columns.items():
         for name, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
             values = [metric(_column(r, predicted), _column(r, label)) for r in results]
-            mean, half = _interval(values)
+            mean, half = t_interval(values)
             listed = " ".join(f"{v:.3f}" for v in values)
             yield f"{predicted} {name}: {mean:.4f} +- {half:.4f} (95 % over runs) [{listed}]"
     pairs = [np.mean(_column(r, "correspondence") > _column(r, "wrong_correspondence")) for r in results]
@@ -162,7 +162,7 @@ def _column(result: dict[str, Any], name: str) -> Floats:
     return np.array([p[name] for p in result["predictions"]])
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float]:
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half width of the 95 % t interval over runs."""
     if len(values) < 2:
         return float(np.mean(values)), float("nan")

@@ -124,11 +124,16 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     order = rng.permutation(len(known))
     pool = sorted({text for picture in known if picture.human for text in picture.prompts})
     captions = [p["captions"][0] for p in sources.photographs]
-    return [_look(known[i], pool if known[i].human else captions, recipe, rng) for i in order]
+    return [look(known[i], pool if known[i].human else captions, recipe, rng) for i in order]
 
 
 def _rows(sources: Sources, name: str, used: set[int]) -> list[tuple[int, Row]]:
     return [(i, row) for i, row in enumerate(sources.rows[name]) if row.source in used]
+
+
+def picture_of(sources: Sources, name: str, row: Row, index: int) -> Picture:
+    """What is known of picture `index` of set `name`."""
+    return (_human if name == "agiqa3k" else _photograph)(sources, row, index)
 
 
 def _repeat(items: list[Picture], times: float, rng: np.random.Generator) -> list[Picture]:
@@ -191,7 +196,7 @@ def _fault_targets(picture: Picture) -> tuple[float, ...]:
     return tuple(row.severity if name == row.fault else other for name in FAULTS)
 
 
-def _look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator) -> Example:
+def look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator) -> Example:
     which = int(rng.integers(len(picture.prompts)))
     prompt = picture.prompts[which]
     second, target = _second_look(prompt, picture.correspondence, pool, recipe, rng)

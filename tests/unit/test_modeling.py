@@ -64,16 +64,25 @@ def test_without_faults_and_alignment_there_are_only_scores():
 
 
 @torch.no_grad()
-def test_the_shortcut_adds_one_vector_of_the_whole_picture_to_every_quality_vector():
+def test_the_shortcut_adds_one_vector_of_the_whole_picture_to_every_weighted_quality_vector():
     model = tiny.model(shortcut=True)
     encoded, prompt = model.encode_image(random_pictures(2)), tokens("a fox", "a dog")
-    added = model.score(encoded, *prompt).quality_vectors - model.qformer1(encoded.image_embeds, *prompt)
-    torch.testing.assert_close(added, model.shortcut(encoded.image_embeds).expand_as(added), atol=1e-5, rtol=0)
-    moved = replace(encoded, image_embeds=encoded.image_embeds[:, [0, *range(5, 0, -1)]])
-    torch.testing.assert_close(
-        model.shortcut(moved.image_embeds), model.shortcut(encoded.image_embeds), atol=1e-5, rtol=0
-    )
+    queries = model.qformer1(encoded.image_embeds, *prompt)
+    added = model.score(encoded, *prompt).quality_vectors - 0.1 * queries
+    torch.testing.assert_close(added, added[:, :1].expand_as(added), atol=1e-5, rtol=0)
+    assert added[0, 0].sub(added[1, 0]).abs().max() > 1e-3  # two pictures differ
     assert tiny.model().shortcut is None
+
+
+@torch.no_grad()
+def test_the_mean_query_gives_the_scores_and_faults_of_all_queries():
+    model = tiny.lively(tiny.model(shortcut=True))
+    encoded, prompt = model.encode_image(random_pictures(2)), tokens("a fox", "a dog")
+    mean = model.qformer1(encoded.image_embeds, *prompt).mean(dim=1, keepdim=True)
+    image, text = model.alignment.encode_image(encoded.image_embeds), model.alignment.encode_text(*prompt)
+    whole, short = model.score(encoded, *prompt), model.judge(mean, encoded.statistics, image, text)
+    torch.testing.assert_close(short.scores, whole.scores, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(short.faults, whole.faults, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -38,13 +38,13 @@ def test_every_kind_of_tower_is_covered_here():
 
 @pytest.mark.parametrize("kind", TOWERS)
 def test_one_tap_gives_one_vector_per_position(kind):
-    embeds, _ = tower(kind, taps=[4])(pictures())
+    embeds, *_ = tower(kind, taps=[4])(pictures())
     assert embeds.shape == (2, POSITIONS, 32)
 
 
 @pytest.mark.parametrize("kind", TOWERS)
 def test_several_taps_are_fused_to_the_given_width_and_add_the_spread_token(kind):
-    embeds, _ = tower(kind)(pictures())
+    embeds, *_ = tower(kind)(pictures())
     assert embeds.shape == (2, POSITIONS + 1, 24)
 
 
@@ -107,9 +107,20 @@ def test_a_branch_with_the_same_weights_continues_the_trunk_to_the_same_embeds(k
     norm = built.backbone.layernorm if kind == "dinov2" else built.backbone.post_layernorm
     branch.norm.load_state_dict(norm.state_dict())
     branch.readout.load_state_dict(built.readout.state_dict())
-    embeds, trunk = built(pictures())
+    embeds, _, trunk = built(pictures())
     assert len(branch.blocks) == 4 - branch_at
     assert torch.equal(branch(trunk), embeds)
+
+
+@torch.no_grad()
+def test_statistics_are_each_taps_class_token_mean_and_deviation_normalised():
+    built = tower(taps=[1, 4])
+    _, tapped = built.trunk(pictures())
+    _, statistics, _ = built(pictures())
+    first = torch.nn.functional.layer_norm(tapped[0], (32,))
+    expected = torch.cat([first[:, 0], first[:, 1:].mean(dim=1), first[:, 1:].std(dim=1)], dim=1)
+    assert statistics.shape == (len(tapped[0]), 2 * 3 * 32)
+    torch.testing.assert_close(statistics[:, :96], expected)
 
 
 @pytest.mark.parametrize("taps", [[], [0, 4], [2, 1], [2, 2], [1, 5]])

@@ -1,0 +1,129 @@
+"""What the frozen tower and Q-Former 1 say of the training pictures, computed once for every fold.
+
+    python -m train.features runs/aligned --shard 0/2 &
+    python -m train.features runs/aligned --shard 1/2
+
+One row a look: a picture with its own prompt, and with a second one (none, one word exchanged, or another
+picture's). Second prompts of AGIQA-3K pictures come from the picture's own fold of five, so that no test
+prompt is ever seen in training, whichever fold is kept out. 7 minutes on 2 cores.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from mint_iqa.metrics import prompt_folds
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.processing import MintIQAProcessor
+from train import pictures
+from train.plan import Example, Picture, Sources, look, picture_of, read_sources
+from train.settings import Stage1
+
+FOLDS = 5
+PHOTOGRAPHS = 1500
+# Of AGIQA-3K's four twins a picture, the first of KADID-10k's faults and the malformation.
+KEPT_TWINS = (0, 2, 4)
+
+
+def folds_of(sources: Sources) -> np.ndarray:
+    """The fold of every AGIQA-3K picture, by prompt, byte-identical pictures together."""
+    human = sources.human
+    return prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], FOLDS, seed=0)
+
+
+def draw_looks(sources: Sources, seed: int = 0) -> list[tuple[Example, int, int]]:
+    """(look, AGIQA-3K row or -1, fold or -1) over the chosen pictures, seeded."""
+    rng = np.random.default_rng(seed)
+    recipe = Stage1(no_prompt_share=0.25)
+    fold = folds_of(sources)
+    pools = [
+        sorted({r["prompt"] for r, f in zip(sources.human, fold, strict=True) if f == k})
+        for k in range(FOLDS)
+    ]
+    captions = [p["captions"][0] for p in sources.photographs]
+    looks = []
+    for name, every, keep in (("agiqa3k", 5, KEPT_TWINS), ("flickr8k", 3, (0, 1, 2))):
+        for i, row in enumerate(sources.rows[name]):
+            photograph = name == "flickr8k"
+            if i % every not in keep or (
+                photograph and (row.source >= PHOTOGRAPHS or i % 3 == 1 + row.source % 2)
+            ):
+                continue
+            picture: Picture = picture_of(sources, name, row, i)
+            pool = captions if photograph else pools[fold[row.source]]
+            source = -1 if photograph else row.source
+            looks.append(
+                (look(picture, pool, recipe, rng), source, -1 if photograph else int(fold[row.source]))
+            )
+    return looks
+
+
+@torch.inference_mode()
+def encode(
+    model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, examples: list[Example]
+) -> dict[str, Tensor]:
+    """statistics, image vectors, mean query outputs and prompt vectors of both prompts, float16[N, ...]."""
+    edge = (pictures.SIDE - processor.image_size) // 2
+    inner = slice(edge, edge + processor.image_size)
+    found: dict[str, list[Tensor]] = {}
+    for start in tqdm(range(0, len(examples), 32), desc="Looks", disable=None, mininterval=10):
+        part = examples[start : start + 32]
+        crops = np.stack([sources.pixels[e.pixels[0]][e.pixels[1]][inner, inner] for e in part])
+        with torch.autocast("cpu", torch.bfloat16):
+            encoded = model.encode_image(processor.normalize(crops))
+            row = {
+                "statistics": encoded.statistics,
+                "image": model.alignment.encode_image(encoded.image_embeds),
+            }
+            for which, prompts in (
+                ("first", [e.prompt for e in part]),
+                ("second", [e.second_prompt for e in part]),
+            ):
+                text = processor.text(prompts)
+                row[f"{which}_queries"] = model.qformer1(encoded.image_embeds, text.ids, text.mask).mean(
+                    dim=1
+                )
+                row[f"{which}_prompt"] = model.alignment.encode_text(text.ids, text.mask)
+        for key, value in row.items():
+            found.setdefault(key, []).append(value.half())
+    return {key: torch.cat(values) for key, values in found.items()}
+
+
+def targets(looks: list[tuple[Example, int, int]]) -> dict[str, Tensor]:
+    examples = [e for e, _, _ in looks]
+    return {
+        "targets": torch.tensor([e.targets for e in examples]),
+        "second_correspondence": torch.tensor([e.second_correspondence for e in examples]),
+        "faults": torch.tensor([e.faults for e in examples]),
+        "human": torch.tensor([e.human for e in examples]),
+        "source": torch.tensor([s for _, s, _ in looks]),
+        "fold": torch.tensor([f for _, _, f in looks]),
+    }
+
+
+def load_features(run: Path) -> dict[str, Tensor]:
+    shards = [load_file(path) for path in sorted(run.glob("features-*.safetensors"))]
+    return {key: torch.cat([shard[key] for shard in shards]).clone() for key in shards[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--shard", default="0/1", help="which part of how many, for several processes")
+    options = parser.parse_args()
+    part, parts = (int(n) for n in options.shard.split("/"))
+    model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
+    processor = MintIQAProcessor.from_config(model.config)
+    sources = read_sources()
+    looks = draw_looks(sources)[part::parts]
+    found = encode(model, processor, sources, [e for e, _, _ in looks]) | targets(looks)
+    save_file(found, options.run / f"features-{part}of{parts}.safetensors")
+
+
+if __name__ == "__main__":
+    main()
