@@ -242,6 +242,10 @@ class Assessor:
         soft = self.model.soft_prompt(
             encoded, rated.quality_vectors, text.ids.to(device), text.mask.to(device)
         )
+        if not rated.faults:
+            # Nothing was detected, so there is nothing to name: without soft tokens the model has learned to
+            # name no fault, in whole sentences, which banning words alone would break.
+            soft = torch.zeros_like(soft)
         language = self.language_model()
         # Dumped: rounded as the record writes them, so that words and numbers agree at a cut as well.
         return language.prefix(soft[0], language.tokens(rated.scores.model_dump(), question, history))

@@ -6,6 +6,7 @@ the picture reaches it through the soft tokens alone.
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,8 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         raise MintIQAError(
             "bad_checkpoint", f"{adapter} has no adapter_model.safetensors: convert or train it again."
         )
-    adapted = PeftModel.from_pretrained(model, adapter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+        adapted = PeftModel.from_pretrained(model, adapter)
     quantised = getattr(model, "is_quantized", False)
     return adapted if quantised else adapted.merge_and_unload()

@@ -144,19 +144,11 @@ class Alignment(nn.Module):
         )
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
         self.gain = nn.Parameter(torch.tensor(0.5))  # what a cosine of 1 adds to correspondence (0..1)
-        self.interaction = nn.Sequential(nn.Linear(3 * width, 128), nn.GELU(), nn.Linear(128, 1))
 
     def encode_image(self, image_embeds: Tensor) -> Tensor:
         """Unit vectors float[B, Dt] from the class token and the mean token."""
         pooled = torch.cat([image_embeds[:, 0], image_embeds[:, 1:].mean(dim=1)], dim=-1)
         return normalize(self.image_projection(pooled).float(), dim=-1)
-
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors float[B, Dt] -> what they add to correspondence, and their cosine; float[B]."""
-        similarity = (image * text).sum(dim=-1)
-        scale = image.shape[-1] ** 0.5  # unit vectors have tiny components
-        pair = torch.cat([image * text * scale**2, image * scale, text * scale], dim=-1)
-        return self.gain * similarity + self.interaction(pair).squeeze(-1), similarity
 
     @torch.no_grad()
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -252,8 +244,10 @@ class MintIQAModel(PreTrainedModel):
         scores = torch.stack([head(vectors) for head in self.heads.values()], dim=-1)  # [B, K]
         similarity = None
         if self.alignment is not None and image_vectors is not None and prompt_vectors is not None:
-            gain, similarity = self.alignment(image_vectors, prompt_vectors)
-            scores = torch.cat([scores[:, :-1], scores[:, -1:] + gain.unsqueeze(1)], dim=1)
+            # The cosine alone: any layer that sees the prompt learns a few hundred prompts by heart.
+            similarity = (image_vectors * prompt_vectors).sum(dim=-1)
+            gain = (self.alignment.gain * similarity).unsqueeze(1)
+            scores = torch.cat([scores[:, :-1], scores[:, -1:] + gain], dim=1)
         faults = self.fault_head(vectors) if self.fault_head is not None else None
         return ScoreOutput(scores, faults, vectors, similarity)
 

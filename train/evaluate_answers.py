@@ -7,10 +7,8 @@ faults don't fall away then, the words do not come from the picture.
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,7 +85,8 @@ def ask(
         soft = assessor.model.soft_prompt(
             seen.rated.picture.encoded, seen.rated.quality_vectors, text.ids, text.mask
         )
-        soft = soft * 0 if source is None else soft
+        blind = source is None or (guarded and not seen.rated.faults)
+        soft = soft * 0 if blind else soft
         prefix = language.prefix(soft[0], language.tokens(case.rated.scores.model_dump(), question, ()))
         banned = tuple(assessor.banned_tokens(seen.rated)) if guarded else ()
         jobs.setdefault(banned, []).append((i, prefix))
@@ -164,14 +163,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a preset or a folder")
     parser.add_argument("--fold", type=int, default=0, help="the fold that its training kept out")
-    parser.add_argument("--per-fault", type=int, default=40)
+    parser.add_argument("--per-fault", type=int, default=40, help="pictures under each fault")
     options = parser.parse_args()
     human = pictures.agiqa3k(pictures.data_root())
     rows = [human[i] for i in split(human, Stage1(test_fold=options.fold)).test]
     lines = list(report(Assessor.from_pretrained(options.model), rows, options.per_fault))
     print("\n".join(lines))
-    if (folder := Path(options.model)).is_dir():
-        (folder.parent / "answers.json").write_text(json.dumps(lines, indent=1))
 
 
 if __name__ == "__main__":

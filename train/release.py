@@ -20,7 +20,7 @@ from mint_iqa.processing import MintIQAProcessor
 from train import pictures
 from train.pictures import load
 
-SAMPLE = 1500  # pictures of each set, clean and faulted
+SAMPLE = 500  # pictures of each set, clean and faulted
 FAMILIAR_SHARE = 0.995
 
 

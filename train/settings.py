@@ -69,6 +69,7 @@ class Optimisation:
     warmup: float = 0.05  # share of the steps
     bf16: bool = True
     seed: int = 0
+    stop_after: int | None = None  # steps after which the run ends, whatever its schedule
     save_steps: int = 100
     log_steps: int = 10
 
@@ -90,6 +91,5 @@ class Stage1(Optimisation):
     rank_weight: float = 0.5
     fault_weight: float = 0.5
     no_prompt_share: float = 0.3  # of second looks at a picture: without prompt instead of a wrong one
-    stop_after: int | None = None  # steps after which the run ends, whatever its schedule
     resume: bool = True
     threads: int = field(default=0)  # 0: torch's choice

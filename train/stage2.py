@@ -28,7 +28,7 @@ from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
 from train.settings import Optimisation, Stage1, read_settings
-from train.stage1 import STAGE2_PARTS, arguments
+from train.stage1 import STAGE2_PARTS, StopAfter, arguments
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -196,6 +196,8 @@ def train(recipe: Stage2) -> Path:
         train_dataset=data,
         data_collator=data.collate,
     )
+    if recipe.stop_after:
+        trainer.add_callback(StopAfter(recipe.stop_after))
     # Dropout would only blur the few numbers that a small adapter learns; nothing here is in training mode.
     checkpoint = (
         get_last_checkpoint(recipe.output) if recipe.resume and os.path.isdir(recipe.output) else None
