@@ -284,3 +284,7 @@ def _speak_utf8() -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         encoding = None if sys.stdout.isatty() else "utf-8"
         sys.stdout.reconfigure(encoding=encoding, errors="replace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
