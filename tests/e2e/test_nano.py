@@ -37,7 +37,9 @@ def demo():
         "--explain",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
+    assert (
+        "Traceback" not in done.stderr and "Warning" not in done.stderr
+    )  # a first run shows conversion bars
     records = [json.loads(line) for line in done.stdout.splitlines()]
     return {(r["image"], r["prompt"]): r for r in records}
 
