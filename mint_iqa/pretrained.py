@@ -8,9 +8,10 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,9 @@ def _convert(part: Part, source: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        part.convert(source, temporary)
+        # Libraries that load on the way announce themselves on stdout, which belongs to our records.
+        with redirect_stdout(sys.stderr):
+            part.convert(source, temporary)
         try:
             temporary.rename(folder)
         except OSError:
