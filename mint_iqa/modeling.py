@@ -187,7 +187,7 @@ class MintIQAModel(PreTrainedModel):
         self.bridge = nn.Conv1d(config.query_tokens, config.query_tokens, kernel_size=1)
         self.language_projection = nn.Linear(width, config.language["hidden_size"])
         # Whitened principal axes of the training pictures' mean image_embeds, scaled for `novelty`; see
-        # train.stage1.measure_familiarity.
+        # train.release.measure_familiarity.
         self.register_buffer("familiar_mean", torch.zeros(embeds_width))
         self.register_buffer("familiar_axes", torch.zeros(embeds_width, FAMILIAR_AXES))
         self.post_init()
