@@ -4,6 +4,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -111,14 +112,16 @@ class Assessor:
     ) -> Iterator[Assessment | FailedAssessment]:
         """One record an item, in order, pulled as needed; a picture that can't be read fails alone."""
         iterator = iter(items)
-        while batch := list(islice(iterator, batch_size)):
-            opened = [_open(image, prompt) for image, prompt in batch]
-            rated = iter(self._rate_opened([o for o in opened if not isinstance(o, FailedAssessment)]))
-            for item in opened:
-                if isinstance(item, FailedAssessment):
-                    yield item.model_copy(update={"model": self.model_info})
-                else:
-                    yield self._assessment(next(rated), explain)
+        # Decoding holds no lock that scoring needs, and a batch has several files.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            while batch := list(islice(iterator, batch_size)):
+                opened = list(pool.map(_open, *zip(*batch, strict=True)))
+                rated = iter(self._rate_opened([o for o in opened if not isinstance(o, FailedAssessment)]))
+                for item in opened:
+                    if isinstance(item, FailedAssessment):
+                        yield item.model_copy(update={"model": self.model_info})
+                    else:
+                        yield self._assessment(next(rated), explain)
 
     def ask(
         self, image: Source | Picture, question: str, prompt: str | None = None, history: Sequence[Turn] = ()

@@ -1,7 +1,7 @@
 """MintIQAModel: image and prompt -> three scores; image and question -> soft tokens for an LLM.
 
-Axes: B batch, P patches, Q queries, T prompt tokens, I instruction tokens, K dimensions, F faults,
-Dv image_embeds, Dq Q-Former, Dl LLM. Section numbers are those of MINT-IQA (arXiv 2405.07346).
+Axes: B batch, P patches, S statistics, Q queries, T prompt tokens, I instruction tokens, K dimensions,
+F faults, Dv image_embeds, Dq Q-Former, Dl LLM. Section numbers are those of MINT-IQA (arXiv 2405.07346).
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from transformers import (
 from mint_iqa import pretrained
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
-from mint_iqa.vision import VisionBranch, VisionTower
+from mint_iqa.vision import PIXEL_STATISTICS, VisionBranch, VisionTower
 
 FAMILIAR_AXES = 32
 
@@ -33,7 +33,7 @@ class EncodedImage:
     """What one picture costs once; every prompt, question and chat turn reuses it.
 
     Both embeds float[B, P, Dv], of stage 1 and of stage 2: the same tensor when the stages share all blocks.
-    statistics: float[B, 3 * taps * D], see `TapReadout.statistics`.
+    statistics: float[B, S], see `VisionTower.forward`.
     """
 
     image_embeds: Tensor
@@ -101,7 +101,7 @@ class Shortcut(nn.Module):
         self.query_gain = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, quality_vectors: Tensor, statistics: Tensor) -> Tensor:
-        """quality_vectors float[B, Q, Dq] and statistics float[B, 3 * taps * D] -> float[B, Q, Dq]."""
+        """quality_vectors float[B, Q, Dq] and statistics float[B, S] -> float[B, Q, Dq]."""
         even = ((statistics.float() - self.center) / self.scale).to(quality_vectors.dtype)
         return quality_vectors * self.query_gain + self.layers(even).unsqueeze(1)
 
@@ -179,7 +179,7 @@ class MintIQAModel(PreTrainedModel):
         self.qformer1 = QFormer(config, embeds_width)
         self.qformer2 = QFormer(config, embeds_width)
         width = self.qformer1.encoder.config.hidden_size
-        statistics = 3 * len(self.vision.taps) * self.vision.backbone.config.hidden_size
+        statistics = PIXEL_STATISTICS + 3 * len(self.vision.taps) * self.vision.backbone.config.hidden_size
         self.shortcut = Shortcut(statistics, width) if config.shortcut else None
         self.heads = nn.ModuleDict({name: ScoreHead(width, **config.heads) for name in config.dimensions})
         self.fault_head = FaultHead(width, len(config.faults)) if config.faults else None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import avg_pool2d, layer_norm
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -28,6 +28,7 @@ BACKBONES: dict[str, tuple[type, type]] = {
     "clip_vision_model": (CLIPVisionConfig, CLIPVisionModel),
     "instructblip_vision_model": (InstructBlipVisionConfig, InstructBlipVisionModel),
 }
+PIXEL_STATISTICS = 12  # what `pixel_statistics` measures
 # Keys of MintIQAConfig.vision that are about the taps and not about the backbone.
 TAP_KEYS = ("taps", "branch_at", "embeds_width")
 
@@ -65,18 +66,28 @@ class VisionTower(nn.Module):
         self.branch_at = int(vision.get("branch_at", len(blocks)))
         self.readout = TapReadout(vision, self.backbone.config.hidden_size, self.taps, len(blocks))
 
-    def trunk(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Blocks 0..branch_at: (hidden float[B, P, D], outputs of the taps passed so far)."""
+    def blocks(self) -> nn.ModuleList:
+        return _stem_blocks_norm(self.backbone)[1]
+
+    def trunk(self, pixel_values: Tensor, end: int) -> tuple[Tensor, list[Tensor]]:
+        """Blocks 0..end: (hidden float[B, P, D], outputs of the taps passed so far)."""
         stem, blocks, _ = _stem_blocks_norm(self.backbone)
-        return run_blocks(stem(pixel_values), blocks[: self.branch_at], 0, self.taps)
+        return run_blocks(stem(pixel_values), blocks[:end], 0, self.taps)
+
+    def rest(self, hidden: Tensor, begin: int) -> list[Tensor]:
+        """Blocks begin.. on what `trunk` gave: outputs of the remaining taps."""
+        return run_blocks(hidden, self.blocks()[begin:], begin, self.taps)[1]
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, list[Tensor]]]:
-        """Stage 1's image_embeds float[B, P, Dv] and statistics, and the trunk's state for `VisionBranch`."""
-        _, blocks, norm = _stem_blocks_norm(self.backbone)
-        hidden, tapped = trunk = self.trunk(pixel_values)
-        _, rest = run_blocks(hidden, blocks[self.branch_at :], self.branch_at, self.taps)
-        everything = [*tapped, *rest]
-        return self.readout(everything, norm), self.readout.statistics(everything), trunk
+        """Stage 1's image_embeds float[B, P, Dv] and statistics, and the trunk's state for `VisionBranch`.
+
+        statistics float[B, PIXEL_STATISTICS + 3 * taps * D]: of the pixels, then `TapReadout.statistics`.
+        """
+        _, _, norm = _stem_blocks_norm(self.backbone)
+        hidden, tapped = trunk = self.trunk(pixel_values, self.branch_at)
+        everything = [*tapped, *self.rest(hidden, self.branch_at)]
+        statistics = torch.cat([pixel_statistics(pixel_values), self.readout.statistics(everything)], dim=-1)
+        return self.readout(everything, norm), statistics, trunk
 
 
 class VisionBranch(nn.Module):
@@ -125,6 +136,27 @@ class TapReadout(nn.Module):
         tokens = torch.cat([norm(t) for norm, t in zip(self.norms, tapped, strict=True)], dim=-1)
         spread = self.spread(tokens[:, 1:].std(dim=1, keepdim=True))
         return torch.cat([self.fuse(tokens), spread], dim=1)  # [B, P + 1, Dv]
+
+
+def pixel_statistics(pixel_values: Tensor) -> Tensor:
+    """How light, contrasty, colourful and detailed: float[B, PIXEL_STATISTICS] of pixel_values.
+
+    The tower's LayerNorms keep little of a picture's brightness: without these a dark picture goes unnoticed.
+    """
+    pixels = pixel_values.float()
+    light = pixels.mean(dim=1)  # [B, H, W]
+    coarse = avg_pool2d(light, 2)
+    levels = torch.tensor([0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98], device=light.device)
+    quantiles = coarse.flatten(1).quantile(levels, dim=1).T
+    others = [light.std(dim=(1, 2)), pixels.std(dim=1).mean(dim=(1, 2)), _change(light), _change(coarse)]
+    middle = light[:, 1:-1, 1:-1] * 4 - light[:, :-2, 1:-1] - light[:, 2:, 1:-1]
+    curvature = (middle - light[:, 1:-1, :-2] - light[:, 1:-1, 2:]).abs().mean(dim=(1, 2))
+    return torch.cat([quantiles, torch.stack([*others, curvature], dim=1)], dim=1)
+
+
+def _change(light: Tensor) -> Tensor:
+    """Mean step from a pixel to its neighbours, float[B]."""
+    return light.diff(dim=1).abs().mean(dim=(1, 2)) + light.diff(dim=2).abs().mean(dim=(1, 2))
 
 
 def run_blocks(

@@ -27,8 +27,7 @@ EPOCHS, BATCH, RATE, DECAY, DROPOUT, NOISE = 60, 512, 1e-3, 0.2, 0.3, 0.05
 @torch.inference_mode()
 def features(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, rows: list[int]) -> Tensor:
     """float[N, 2 Dv]: what `Alignment.encode_image` pools, before its projection."""
-    edge = (pictures.SIDE - processor.image_size) // 2
-    inner = slice(edge, edge + processor.image_size)
+    inner = pictures.centre(processor.image_size)
     found = []
     for start in tqdm(range(0, len(rows), 32), desc="Features", disable=None):
         pixels = sources.pixels["flickr8k"][rows[start : start + 32]][:, inner, inner]

@@ -31,6 +31,12 @@ KIND_SHARES = {
     "what_faults": 0.09, "how_bad": 0.05, "what_to_change": 0.06, "is_it_the_prompt": 0.04,
     "number_meaning": 0.02, "unanswerable": 0.02, "compare": 0.02,
 }  # fmt: skip
+# What the picture is: faults are drawn evenly, or darkness, which people hardly mind below level 4, would be
+# one example in thirty.
+PICTURE_SHARES = {
+    "clean": 0.3, "unsure": 0.12, "faint": 0.08, "malformation": 0.1,
+    "blur": 0.08, "noise": 0.08, "compression": 0.08, "darkness": 0.08, "pixelation": 0.08,
+}  # fmt: skip
 # Scores in words vary around the truth as predictions do, so that the model reads the words and not the
 # picture for them; points on 0..100.
 SCORE_SPREAD = 4.0
@@ -66,10 +72,8 @@ def draw_instructions(
     """
     rng = np.random.default_rng(seed)
     pools = _pools(sources, set(human), set(photographs), found)
-    names = list(pools)
-    shares = np.array(
-        [{"clean": 0.34, "unsure": 0.14, "kadid": 0.38, "malformation": 0.14}[n] for n in names]
-    )
+    names = [name for name in PICTURE_SHARES if pools[name]]
+    shares = np.array([PICTURE_SHARES[name] for name in names])
     kinds, weights = list(KIND_SHARES), np.array(list(KIND_SHARES.values()))
     prompts = sorted({sources.human[i]["prompt"] for i in human})
     drawn = []
@@ -85,7 +89,9 @@ _Pool = list[tuple[tuple[str, int], Row, list[tuple[FaultName, float]]]]
 
 
 def _pools(sources: Sources, human: set[int], photographs: set[int], found: Found) -> dict[str, _Pool]:
-    pools: dict[str, _Pool] = {"clean": [], "unsure": [], "kadid": [], "malformation": []}
+    """Pictures by what may be said of them: "clean", "unsure" (nobody knows), "faint" (a fault too weak to be
+    named), or the name of the fault."""
+    pools: dict[str, _Pool] = {name: [] for name in PICTURE_SHARES}
     for name, used in (("agiqa3k", human), ("flickr8k", photographs)):
         for i, row in enumerate(sources.rows[name]):
             if row.source not in used or row.variant == "small":
@@ -94,7 +100,8 @@ def _pools(sources: Sources, human: set[int], photographs: set[int], found: Foun
             own = [(row.fault, row.severity)] if row.fault else [] if sure else found.get(i, [])
             if sure or row.variant == CLEAN:
                 kind = "clean" if sure else "unsure"
-                kind = ("malformation" if row.fault == "malformation" else "kadid") if row.fault else kind
+                if row.fault:
+                    kind = row.fault if row.severity >= NAMED_FROM else "faint"
                 pools[kind].append(((name, i), row, own))
     return pools
 
@@ -174,8 +181,7 @@ class Instructions(Dataset[Instruction]):
 
     def collate(self, items: Sequence[Instruction]) -> dict[str, Any]:
         size = self.processor.image_size
-        edge = (pictures.SIDE - size) // 2
-        inner = slice(edge, edge + size)
+        inner = pictures.centre(size)
         crops = [self.sources.pixels[i.pixels[0]][i.pixels[1]][inner, inner] for i in items]
         prompt = self.processor.text([i.prompt for i in items])
         question = self.processor.text([i.question for i in items])

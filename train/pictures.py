@@ -124,6 +124,12 @@ def load(name: str) -> tuple[NDArray[np.uint8], list[Row]]:
     return np.load(folder / f"{name}.npy", mmap_mode="r"), rows
 
 
+def centre(size: int) -> slice:
+    """Rows (or columns) of a stored picture that make its middle `size` pixels."""
+    edge = (SIDE - size) // 2
+    return slice(edge, edge + size)
+
+
 def pictures_folder() -> Path:
     return cache_root() / "pictures"
 

@@ -29,8 +29,7 @@ def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -
     """float[SAMPLE, Dv]: mean image_embeds of a seeded sample of a training set."""
     pixels, _ = load(name)
     rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
-    edge = (pictures.SIDE - processor.image_size) // 2
-    inner = slice(edge, edge + processor.image_size)
+    inner = pictures.centre(processor.image_size)
     found = []
     for part in tqdm(np.array_split(rows, len(rows) // 25), desc=name, disable=None):
         encoded = model.encode_image(processor.normalize(pixels[np.sort(part)][:, inner, inner]))

@@ -160,8 +160,7 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
     """What stage 1 detects in the clean pictures of low quality among `rows`."""
     low = {i for i in rows if float(sources.human[i]["mos_quality"]) / 5 < CLEAN_FROM}
     chosen = [i for i, r in enumerate(sources.rows["agiqa3k"]) if r.variant == "clean" and r.source in low]
-    edge = (pictures.SIDE - processor.image_size) // 2
-    inner = slice(edge, edge + processor.image_size)
+    inner = pictures.centre(processor.image_size)
     found: Found = {}
     for start in range(0, len(chosen), 32):
         part = chosen[start : start + 32]

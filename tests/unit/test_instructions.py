@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from mint_iqa.language import scores_in_words
-from mint_iqa.vocabulary import DIMENSIONS, LEVELS, level_of, named_faults
+from mint_iqa.vocabulary import DIMENSIONS, LEVELS, NAMED_FROM, level_of, named_faults
 from tests.unit.training_fixtures import PROMPTS, living_in
 from train import pictures
-from train.instructions import KIND_SHARES, Found, Instruction, detected, draw_instructions
+from train.instructions import (
+    KIND_SHARES,
+    PICTURE_SHARES,
+    Found,
+    Instruction,
+    detected,
+    draw_instructions,
+)
 from train.plan import CLEAN_FROM, Sources, read_sources
 
 COUNT = 3000
@@ -65,6 +72,21 @@ def test_only_the_given_rows_are_drawn_from(
     own = {sources.human[i]["prompt"] for i in rows} | {c for p in sources.photographs for c in p["captions"]}
     assert {e.prompt for e in examples} - {""} <= own
     assert set(PROMPTS) - own  # else the line above could not fail
+
+
+def test_pictures_come_in_their_shares_a_rare_fault_as_often_as_a_common_one(
+    sources: Sources, examples: list[Instruction]
+) -> None:
+    named = Counter()
+    for example in examples:
+        row = sources.rows[example.pixels[0]][example.pixels[1]]
+        if row.fault and row.severity >= NAMED_FROM:
+            named[row.fault] += 1
+    assert len(named) >= 4  # the toy set may lack a strong one of some kind
+    weights = {name: PICTURE_SHARES[name] for name in named}
+    for name, count in named.items():
+        expected = weights[name] / sum(weights.values())
+        assert count / sum(named.values()) == pytest.approx(expected, abs=0.04)
 
 
 def test_kinds_of_questions_come_in_their_shares(examples: list[Instruction]) -> None:

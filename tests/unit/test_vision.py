@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.vision import BACKBONES, VisionBranch, VisionTower
+from mint_iqa.vision import BACKBONES, PIXEL_STATISTICS, VisionBranch, VisionTower, pixel_statistics
 from tests import tiny
 
 TOWERS = {
@@ -65,7 +65,7 @@ def test_one_tap_at_full_depth_is_the_backbones_own_normalised_output(kind, bran
 def test_taps_are_counted_from_the_first_block():
     built = tower(taps=[1, 2, 4])
     hidden = built.backbone(pictures(), output_hidden_states=True).hidden_states  # [0] is before any block
-    _, tapped = built.trunk(pictures())
+    _, tapped = built.trunk(pictures(), 4)
     assert len(tapped) == 3
     for number, output in zip([1, 2, 4], tapped, strict=True):
         torch.testing.assert_close(output, hidden[number], atol=1e-6, rtol=0)
@@ -115,12 +115,37 @@ def test_a_branch_with_the_same_weights_continues_the_trunk_to_the_same_embeds(k
 @torch.no_grad()
 def test_statistics_are_each_taps_class_token_mean_and_deviation_normalised():
     built = tower(taps=[1, 4])
-    _, tapped = built.trunk(pictures())
+    _, tapped = built.trunk(pictures(), 4)
     _, statistics, _ = built(pictures())
     first = torch.nn.functional.layer_norm(tapped[0], (32,))
     expected = torch.cat([first[:, 0], first[:, 1:].mean(dim=1), first[:, 1:].std(dim=1)], dim=1)
-    assert statistics.shape == (len(tapped[0]), 2 * 3 * 32)
-    torch.testing.assert_close(statistics[:, :96], expected)
+    assert statistics.shape == (len(tapped[0]), PIXEL_STATISTICS + 2 * 3 * 32)
+    torch.testing.assert_close(statistics[:, PIXEL_STATISTICS:][:, :96], expected)
+    torch.testing.assert_close(statistics[:, :PIXEL_STATISTICS], pixel_statistics(pictures()))
+
+
+def test_a_darker_picture_has_lower_light_levels_and_a_blurred_one_smaller_steps():
+    sharp = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    dark, blurred = 0.4 * sharp, torch.nn.functional.avg_pool2d(sharp, 5, stride=1, padding=2)
+    of_sharp, of_dark, of_blurred = pixel_statistics(torch.cat([sharp, dark, blurred]))
+    assert (of_dark[:7] < of_sharp[:7]).all()
+    assert (of_blurred[-3:] < 0.5 * of_sharp[-3:]).all()
+
+
+def test_pixel_statistics_do_not_depend_on_the_neighbours_in_the_batch():
+    together = pixel_statistics(pictures())
+    alone = torch.cat([pixel_statistics(one.unsqueeze(0)) for one in pictures()])
+    torch.testing.assert_close(together, alone)
+    assert together.shape[1] == PIXEL_STATISTICS
+
+
+@torch.no_grad()
+def test_the_blocks_after_the_trunk_give_the_rest_of_the_taps():
+    built = tower(taps=[1, 2, 4])
+    hidden, early = built.trunk(pictures(), 2)
+    _, everything = built.trunk(pictures(), 4)
+    assert [len(early), len(built.rest(hidden, 2))] == [2, 1]
+    assert torch.equal(built.rest(hidden, 2)[0], everything[2])
 
 
 @pytest.mark.parametrize("taps", [[], [0, 4], [2, 1], [2, 2], [1, 5]])

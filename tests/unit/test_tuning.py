@@ -1,0 +1,213 @@
+"""Heads and upper blocks learn from cached features: what the whole model sees, and nothing of the test."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.processing import MintIQAProcessor
+from tests.unit.training_fixtures import GENERATORS, World, living_in
+from train import cross_validate, features, pictures
+from train.cross_validate import Job, rows_of
+from train.features import Trunks, draw_looks, load_features, views
+from train.plan import read_sources
+from train.readout import FITTED, Readout, smoothed
+from train.stage1 import load_model
+from train.tuning import TunedReadout, Tuning, image_vectors, run
+
+SHORT = Tuning(epochs=2, batch_size=4, tower_learning_rate=1e-2, head_learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with living_in(tmp_path_factory.mktemp("tuning")) as world:
+        pictures.main()
+        yield world
+
+
+@pytest.fixture(scope="module")
+def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a model and its features, computed in two shards."""
+    folder = tmp_path_factory.mktemp("aligned")
+    load_model(str(world.config))[0].save_pretrained(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        for shard in ("0/2", "1/2"):
+            patch.setattr("sys.argv", ["features", str(folder), "--shard", shard])
+            features.main()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def human(world: World) -> list[dict[str, str]]:
+    return pictures.agiqa3k(pictures.data_root())
+
+
+def model_of(folder: Path) -> MintIQAModel:
+    return MintIQAModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
+
+
+def without(found: dict[str, Tensor], fold: int) -> Tensor:
+    return (found["fold"] != fold).nonzero().squeeze(1)
+
+
+@torch.no_grad()
+def test_cached_states_go_on_to_what_the_whole_model_sees(folder, human):
+    found, model = load_features(folder), model_of(folder)
+    readout = TunedReadout(model, found, human, Trunks(folder))
+    rows = torch.arange(len(found["fold"]))
+    statistics, image = readout.picture(rows)
+    # float16 and bfloat16 lie between them.
+    torch.testing.assert_close(statistics, found["statistics"], atol=0.05, rtol=0.02)
+    assert torch.nn.functional.cosine_similarity(image, found["image"]).min() > 0.999
+
+
+@torch.no_grad()
+def test_the_sentence_vector_of_statistics_is_that_of_the_tokens(folder):
+    model = model_of(folder)
+    for norm in model.vision.readout.norms:
+        norm.weight.normal_()
+        norm.bias.normal_()
+    encoded = model.encode_image(torch.randn(3, 3, 28, 28))
+    expected = model.alignment.encode_image(encoded.image_embeds)
+    torch.testing.assert_close(image_vectors(model, encoded.statistics), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_human_rated_picture_has_several_crops_and_every_other_one(world, folder):
+    found, sources = load_features(folder), read_sources()
+    assert torch.equal(found["views"], torch.where(found["human"], features.VIEWS, 1))
+    rated = next(e for e, _, _ in draw_looks(sources) if e.human)
+    crops = list(views(rated, sources, 28))
+    assert len({crop.tobytes() for crop in crops}) == features.VIEWS
+    model = model_of(folder)
+    processor = MintIQAProcessor.from_config(model.config)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        states, _ = model.vision.trunk(processor.normalize(np.stack(crops)), 1)
+    first = [e for e, _, _ in draw_looks(sources)[0::2] + draw_looks(sources)[1::2]].index(rated)
+    cached = Trunks(folder)[found["first_view"][first] + torch.arange(features.VIEWS)]
+    torch.testing.assert_close(cached, states.float(), atol=0.02, rtol=0.02)
+
+
+def test_tuning_changes_the_heads_and_the_upper_blocks_alone(folder, human):
+    before, found = model_of(folder), load_features(folder)
+    tuned = run(folder, found, without(found, 0), human, "", SHORT).model
+    changed = {n for (n, a), b in zip(before.named_parameters(), tuned.parameters(), strict=True)
+               if not torch.equal(a, b)}  # fmt: skip
+    blocks = "vision.backbone.encoder.layer."
+    assert all(n.startswith(FITTED) or n.startswith((f"{blocks}1.", f"{blocks}2.")) for n in changed), changed
+    assert any(n.startswith(f"{blocks}2.") for n in changed)
+    assert {n.split(".")[0] for n in changed} >= {"shortcut", "heads", "fault_head", "alignment"}
+
+
+def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
+    found = load_features(folder)
+    rows = without(found, 1)
+    other = {k: v.clone() for k, v in found.items()}
+    tested = found["fold"] == 1
+    for key in ("targets", "faults", "second_correspondence", "statistics", "first_prompt"):
+        other[key][tested] = torch.rand_like(other[key][tested])
+    states = [run(folder, f, rows, human, "", SHORT).model.state_dict() for f in (found, other)]
+    assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
+
+
+def test_weights_may_stop_on_the_way_from_the_fitted_start_to_the_tuned_end(folder, human):
+    found = load_features(folder)
+    rows = without(found, 0)
+    fitted = model_of(folder)
+    Readout(fitted, found, human).fit(rows)
+    readout = run(folder, found, rows, human, "", SHORT)
+    end = {k: v.clone() for k, v in readout.model.state_dict().items()}
+    readout.blend(0.0)
+    assert all(torch.equal(fitted.state_dict()[k], v) for k, v in readout.model.state_dict().items())
+    readout.blend(0.25)
+    for k, v in readout.model.state_dict().items():
+        torch.testing.assert_close(v, 0.75 * fitted.state_dict()[k] + 0.25 * end[k])
+
+
+def test_fitting_twice_gives_the_same_heads_whatever_was_fitted_before(folder, human):
+    found, rows = load_features(folder), torch.arange(20)
+    model = model_of(folder)
+    Readout(model, found, human).fit(rows)
+    once = {k: v.clone() for k, v in model.state_dict().items()}
+    Readout(model, found, human).fit(rows + 5)
+    assert not torch.equal(once["shortcut.layers.0.weight"], model.shortcut.layers[0].weight)
+    Readout(model, found, human).fit(rows)
+    assert all(torch.equal(once[k], v) for k, v in model.state_dict().items())
+
+
+def test_the_smoothed_target_lies_between_the_votes_and_what_quality_says():
+    quality = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5])
+    correspondence = torch.tensor([0.3, 0.3, 0.8, 0.6, 0.9])
+    targets = torch.stack([quality, quality, correspondence], dim=1)
+    human = torch.tensor([True, True, True, True, False])
+    smooth = smoothed({"targets": targets, "human": human}, torch.arange(5), share=0.5)
+    slope, offset = np.polyfit(quality[:4].numpy(), correspondence[:4].numpy(), 1)
+    torch.testing.assert_close(smooth[:4, 2], 0.5 * correspondence[:4] + 0.5 * (offset + slope * quality[:4]))
+    assert torch.equal(smooth[4], targets[4])  # nobody rated it
+    assert torch.equal(smooth[:, :2], targets[:, :2])
+
+
+def test_a_prompt_is_wrong_for_a_picture_only_if_they_share_no_content_word(folder, human):
+    found = load_features(folder)
+    readout = Readout(model_of(folder), found, human)
+    by_prompt = {human[s]["prompt"]: i for i, s in enumerate(found["source"].tolist()) if s >= 0}
+    dog, car = (torch.tensor([by_prompt[p]]) for p in ("a dog on a beach", "red car"))
+    photograph = (found["source"] < 0).nonzero()[0]
+    assert readout._unrelated(dog, car).item() == pytest.approx(0.06)
+    assert readout._unrelated(dog, dog).isnan().item()
+    assert readout._unrelated(photograph, dog).isnan().item()
+
+
+# --- cross-validation ---
+
+
+def test_a_left_out_generator_and_the_tested_prompts_do_not_train(folder, human):
+    found = load_features(folder)
+    generator = np.array([*(r["generator"] for r in human), ""])[found["source"].numpy()]
+    train, test = rows_of(Job("beta", 0), found["fold"], generator)
+    assert set(generator[test]) == {"beta"} and set(found["fold"][test].tolist()) == {0}
+    assert set(generator[train]) == {"alpha", ""} and 0 not in found["fold"][train].tolist()
+
+
+def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human, monkeypatch, capsys):
+    monkeypatch.setattr(cross_validate, "Tuning", lambda: SHORT)
+    monkeypatch.setattr("sys.argv", ["cross_validate", str(folder)])
+    every = cross_validate.jobs(list(GENERATORS))
+    assert len(every) == 5 + len(GENERATORS)
+    # One generator of one fold has two pictures here: too few for a correlation.
+    by_prompt = [job for job in every if not job.left_out]
+    monkeypatch.setattr(cross_validate, "jobs", lambda _: by_prompt)
+    cross_validate.main()
+    names = [job.name for job in by_prompt]
+    assert sorted(p.stem for p in (folder / "cross_validation").iterdir()) == sorted(names)
+    text = capsys.readouterr().out
+    assert "share 1.0, quality_srcc: " in text and "(95 %, 5 folds)" in text
+    recipe = json.loads((folder / "folds" / "3" / "recipe.json").read_text())
+    assert recipe["test_fold"] == 3
+    kept = model_of(folder / "folds" / "3").state_dict()
+    again = folder / "cross_validation" / "all-3.json"
+    figures = json.loads(again.read_text())
+    again.unlink()
+    fitted = []
+    monkeypatch.setattr(cross_validate, "run", lambda *a: (fitted.append(a[4]), run(*a))[1])
+    cross_validate.main()
+    assert fitted == ["all-3"]
+    assert json.loads(again.read_text()) == figures
+    repeated = model_of(folder / "folds" / "3").state_dict()
+    assert all(torch.equal(kept[k], v) for k, v in repeated.items())
+
+
+def test_the_summary_lists_each_generator_left_out(tmp_path):
+    results = tmp_path / "cross_validation"
+    results.mkdir()
+    for name, value in (("alpha-0", 0.2), ("beta-0", 0.6), ("all-0", 0.9)):
+        figures = {"quality_srcc": value, "correspondence_srcc": value / 2}
+        by_share = {str(share): figures for share in cross_validate.SHARES}
+        (results / f"{name}.json").write_text(json.dumps(by_share))
+    lines = list(cross_validate.summary(tmp_path))
+    assert lines[0].startswith("share 0.0, quality_srcc: 0.9000")
+    assert "share 1.0, generator left out, quality_srcc: mean 0.4000 (alpha 0.200, beta 0.600)" in lines

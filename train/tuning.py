@@ -1,0 +1,188 @@
+"""The tower's upper blocks tuned together with fitted heads: what ships as stage 1.
+
+    python -m train.tuning runs/aligned --test-fold 0 --output runs/stage1
+
+Heads are fitted on frozen features first, so that the tower is not bent by heads that know nothing yet; then
+the upper half of the blocks learns on the cached states below them. Of the weights that tune, the running
+average is kept. 10 minutes on one core.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.vision import PIXEL_STATISTICS
+from train import pictures
+from train.features import FOLDS, Trunks, frozen_blocks, load_features
+from train.readout import FITTED, Readout
+from train.settings import Stage1
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How the tower is tuned; chosen on fold 0."""
+
+    epochs: int = 3  # passes over the clean human-rated pictures
+    others: float = 0.3  # faulted pictures and photographs per clean one and pass
+    batch_size: int = 32
+    tower_learning_rate: float = 3e-4  # of the last block
+    layer_decay: float = 0.8
+    head_learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    averaging: float = 0.99  # of the running average, per step
+    # How far from the fitted, frozen start (0) to the tuned end (1) the kept weights lie: what tuning gains
+    # at home it may lose on other generators, and in between lies more of both (WiSE-FT, arXiv 2109.01903).
+    share: float = 1.0
+    seed: int = 0
+
+
+class TunedReadout(Readout):
+    """A read-out whose pictures come through the tower's upper blocks, from a random crop while training."""
+
+    def __init__(
+        self,
+        model: MintIQAModel,
+        features: dict[str, Tensor],
+        human: list[dict[str, str]],
+        trunks: Trunks,
+    ) -> None:
+        super().__init__(model, features, human)
+        self.trunks, self.training = trunks, False
+        self.generator = torch.Generator()
+        self.blended: list[tuple[Tensor, Tensor, Tensor]] = []  # parameter, where it started, where it ended
+
+    def picture(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.features
+        view = torch.zeros_like(rows)
+        if self.training:
+            view = (torch.rand(len(rows), generator=self.generator) * f["views"][rows]).long()
+        places = f["first_view"][rows] + view
+        tower = self.model.vision
+        with torch.autocast("cpu", torch.bfloat16):
+            tapped = tower.rest(self.trunks[places], frozen_blocks(self.model))
+        statistics = torch.cat([f["early"][places].float(), tower.readout.statistics(tapped)], dim=1)
+        return statistics, image_vectors(self.model, statistics)
+
+    def tune(self, rows: Tensor, settings: Tuning, title: str) -> None:
+        """Tune on the given looks, from fitted heads; leaves averaged and blended weights in the model."""
+        model = self.model
+        trained = tuned_parameters(model, settings)
+        self.generator.manual_seed(settings.seed)
+        torch.manual_seed(settings.seed)
+        batches = list(self._batches(rows, settings))
+        optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, [group["lr"] for group in trained], total_steps=len(batches) + 1, pct_start=0.15
+        )
+        weights = [p for group in trained for p in group["params"]]
+        start = [p.detach().clone() for p in weights]
+        average = [p.clone() for p in start]
+        self.training = True
+        for step, batch in enumerate(tqdm(batches, desc=title, disable=None, mininterval=20)):
+            optimizer.zero_grad()
+            self.loss(batch).backward()
+            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            optimizer.step()
+            schedule.step()
+            kept = min(settings.averaging, (step + 1) / (step + 11))
+            torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - kept)
+        self.training = False
+        model.requires_grad_(False)
+        self.blended = list(zip(weights, start, average, strict=True))
+        self.blend(settings.share)
+
+    def blend(self, share: float) -> None:
+        """Move the weights to `share` of the way from the fitted start to the tuned end."""
+        for weight, start, end in self.blended:
+            weight.data.copy_(torch.lerp(start, end, share))
+
+    def _batches(self, rows: Tensor, settings: Tuning) -> Iterator[Tensor]:
+        """Every epoch the clean human-rated looks and a fresh draw of the others, shuffled; whole batches."""
+        human = self.features["human"][rows]
+        clean, others = rows[human], rows[~human]
+        extra, size = round(settings.others * len(clean)), settings.batch_size
+        for _ in range(settings.epochs):
+            drawn = others[torch.randperm(len(others), generator=self.generator)[:extra]]
+            order = torch.cat([clean, drawn])
+            order = order[torch.randperm(len(order), generator=self.generator)]
+            yield from order[: len(order) // size * size].split(size)
+
+
+def tuned_parameters(model: MintIQAModel, settings: Tuning) -> list[dict[str, Any]]:
+    """AdamW's groups: the heads, and each tuned block at its rate; vectors are not decayed."""
+    groups = [{"params": [p for n, p in model.named_parameters() if n.startswith(FITTED)],
+               "lr": settings.head_learning_rate, "weight_decay": 0.1}]  # fmt: skip
+    blocks = model.vision.blocks()
+    for number in range(frozen_blocks(model), len(blocks)):
+        rate = settings.tower_learning_rate * settings.layer_decay ** (len(blocks) - 1 - number)
+        for decay, is_matrix in ((settings.weight_decay, True), (0.0, False)):
+            own = [p for p in blocks[number].parameters() if (p.ndim > 1) == is_matrix]
+            groups.append({"params": own, "lr": rate, "weight_decay": decay})
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(True)
+    return groups
+
+
+def image_vectors(model: MintIQAModel, statistics: Tensor) -> Tensor:
+    """`Alignment.encode_image` from statistics: fusing is linear, so it may come after the means."""
+    readout, alignment = model.vision.readout, model.alignment
+    each = statistics[:, PIXEL_STATISTICS:].unflatten(1, (len(readout.norms), 3, -1))  # [B, taps, 3, D]
+    weight, bias = (torch.stack([getattr(n, k) for n in readout.norms]) for k in ("weight", "bias"))
+    first, mean = ((each[:, :, k] * weight + bias).flatten(1) for k in (0, 1))
+    spread = readout.spread((each[:, :, 2] * weight.abs()).flatten(1))
+    patches = (model.config.processor["image_size"] // model.config.vision["patch_size"]) ** 2
+    # The mean goes over the patches and the spread token behind them.
+    mean = (patches * readout.fuse(mean) + spread) / (patches + 1)
+    return normalize(alignment.image_projection(torch.cat([readout.fuse(first), mean], dim=1)), dim=-1)
+
+
+def run(
+    folder: Path,
+    features: dict[str, Tensor],
+    rows: Tensor,
+    human: list[dict[str, str]],
+    title: str,
+    settings: Tuning,
+) -> TunedReadout:
+    """Fit the heads of the model in `folder` on the looks `rows`, then tune."""
+    model = MintIQAModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    frozen = Readout(model, features, human)
+    frozen.fit(rows)
+    tuned = TunedReadout(model, features, human, Trunks(folder))
+    tuned.targets = frozen.targets
+    tuned.tune(rows, settings, title)
+    return tuned
+
+
+def save(model: MintIQAModel, output: Path, start: Path, test_fold: int | None) -> None:
+    """A finished stage-1 run: the model in float16, and what train.evaluate and stage 2 must know of it."""
+    model.half().save_pretrained(output / "model", max_shard_size="90MB")
+    recipe = Stage1(output=str(output), model=str(start), folds=FOLDS, test_fold=test_fold)
+    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run with a model and its features (train.features)")
+    parser.add_argument("--test-fold", type=int, default=None, help="keep this fold out")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    features = load_features(options.run)
+    rows = (features["fold"] != (-2 if options.test_fold is None else options.test_fold)).nonzero().squeeze(1)
+    human = pictures.agiqa3k(pictures.data_root())
+    readout = run(options.run, features, rows, human, "Tuning", Tuning())
+    save(readout.model, options.output, options.run, options.test_fold)
+
+
+if __name__ == "__main__":
+    main()
