@@ -18,7 +18,7 @@ from train.features import Trunks, draw_looks, load_features, views
 from train.plan import read_sources
 from train.readout import FITTED, Readout, smoothed
 from train.stage1 import load_model
-from train.tuning import TunedReadout, Tuning, image_vectors, run
+from train.tuning import Settling, TunedReadout, Tuning, image_vectors, originals, run
 
 SHORT = Tuning(epochs=2, batch_size=4, tower_learning_rate=1e-2, head_learning_rate=1e-2)
 
@@ -120,12 +120,43 @@ def test_weights_may_stop_on_the_way_from_the_fitted_start_to_the_tuned_end(fold
     fitted = model_of(folder)
     Readout(fitted, found, human).fit(rows)
     readout = run(folder, found, rows, human, "", SHORT)
+    readout.blend(1.0)
     end = {k: v.clone() for k, v in readout.model.state_dict().items()}
     readout.blend(0.0)
     assert all(torch.equal(fitted.state_dict()[k], v) for k, v in readout.model.state_dict().items())
     readout.blend(0.25)
     for k, v in readout.model.state_dict().items():
         torch.testing.assert_close(v, 0.75 * fitted.state_dict()[k] + 0.25 * end[k])
+
+
+def test_settling_changes_the_authenticity_and_fault_heads_alone(folder, human):
+    found = load_features(folder)
+    rows = without(found, 0)
+    readout = run(folder, found, rows, human, "", SHORT)
+    before = {k: v.clone() for k, v in readout.model.state_dict().items()}
+    readout.settle(rows, Settling(epochs=2))
+    changed = {k for k, v in readout.model.state_dict().items() if not torch.equal(before[k], v)}
+    assert {k.rsplit(".layers.", 1)[0] for k in changed} == {"heads.authenticity", "fault_head"}
+
+
+def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
+    """On the pictures that it learned from: that it can, where the toy's features tell them apart at all."""
+    found = load_features(folder)
+    rows = torch.arange(len(found["fold"]))
+    readout = run(folder, found, rows, human, "", SHORT)
+    readout.settle(rows, Settling(epochs=200, batch_size=64, learning_rate=1e-2))
+    first = originals(found["source"], found["human"])
+    malformed = ((found["faults"][:, -1] > 0.5) & (found["source"] >= 0)).nonzero().squeeze(1)
+    with torch.no_grad():
+        scores = readout.judge(readout.picture(rows), rows, "first").scores[:, 1]
+    assert len(malformed) >= 5
+    assert (scores[malformed] < scores[first[malformed]]).float().mean() > 0.7
+
+
+def test_each_faulted_look_is_held_against_its_unspoilt_original():
+    source = torch.tensor([4, 7, 4, -1, 7, 9])
+    human = torch.tensor([True, False, False, False, True, False])
+    assert originals(source, human).tolist() == [0, 4, 0, 3, 4, 5]
 
 
 def test_fitting_twice_gives_the_same_heads_whatever_was_fitted_before(folder, human):
