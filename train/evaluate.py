@@ -22,7 +22,7 @@ from tqdm import tqdm
 from instruct_data.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
 from mint_iqa.images import read_image
-from mint_iqa.metrics import bootstrap_interval, krcc, plcc, roc_auc, srcc
+from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, roc_auc, srcc
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
@@ -125,23 +125,37 @@ def monotone_share(ladders: Sequence[dict[str, Any]], tolerance: float = 1.0) ->
 
 
 def summary(runs: Sequence[Path]) -> Iterator[str]:
-    """Lines for people: per fold, mean over folds with its 95 % t interval, pooled bootstrap by prompt."""
+    """Lines for people, each figure with its 95 % interval."""
     results = [json.loads((run / "evaluation.json").read_text()) for run in runs]
     columns = {"quality": "mos_quality", "correspondence": "mos_align"}
     for predicted, label in columns.items():
         for name, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
-            values = [metric(_column(r, predicted), _column(r, label)) for r in results]
-            mean, half = t_interval(values)
-            listed = " ".join(f"{v:.3f}" for v in values)
-            yield f"{predicted} {name}: {mean:.4f} +- {half:.4f} (95 % over runs) [{listed}]"
-    pairs = [np.mean(_column(r, "correspondence") > _column(r, "wrong_correspondence")) for r in results]
-    yield f"right prompt above a wrong one: {np.mean(pairs):.3f} [{' '.join(f'{p:.3f}' for p in pairs)}]"
-    together = [srcc(_column(r, "authenticity"), _column(r, "quality")) for r in results]
-    yield f"authenticity SRCC with quality: {np.mean(together):.3f}"
+            yield f"{predicted} {name}: {_over_runs(results, metric, predicted, label)}"
+    pairs = _over_runs(results, _share_above, "correspondence", "wrong_correspondence")
+    yield f"right prompt above a wrong one: {pairs}"
+    yield f"authenticity SRCC with quality: {_over_runs(results, srcc, 'authenticity', 'quality')}"
     ladders = [item for r in results for item in r.get("ladder", [])]
     if ladders:
         yield f"no rise above 1 point between levels, {len(ladders)} pictures: {monotone_share(ladders)}"
         yield from _malformation_summary([r for r in results if "clean" in r])
+
+
+def _over_runs(results: Sequence[dict[str, Any]], metric: Metric, first: str, second: str) -> str:
+    """Of several runs the mean with its t interval, of one run the figure with a bootstrap over prompts."""
+    values = [metric(_column(r, first), _column(r, second)) for r in results]
+    if len(values) > 1:
+        mean, half = t_interval(values)
+        return f"{mean:.4f} +- {half:.4f} (95 % over runs) [{' '.join(f'{v:.3f}' for v in values)}]"
+    (only,) = results
+    low, high = bootstrap_interval(
+        metric, _column(only, first), _column(only, second),
+        groups=[p["prompt"] for p in only["predictions"]], samples=500,
+    )  # fmt: skip
+    return f"{values[0]:.4f} [{low:.4f}, {high:.4f}] (95 % over prompts) of {len(only['predictions'])}"
+
+
+def _share_above(higher: Floats, lower: Floats) -> float:
+    return float(np.mean(higher > lower))
 
 
 def _malformation_summary(results: Sequence[dict[str, Any]]) -> Iterator[str]:

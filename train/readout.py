@@ -194,5 +194,5 @@ def figures(readout: Readout, rows: Tensor) -> dict[str, float]:
         "correspondence_plcc": plcc(first[:, 2], alignment),
         "correspondence_krcc": krcc(first[:, 2], alignment),
         "right_above_wrong": float((first[:, 2] > second[:, 2])[unrelated].mean()),
-        "authenticity_quality_srcc": srcc(first[:, 1], first[:, 0]), "pictures": len(clean),
+        "pictures": len(clean),
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +97,23 @@ def test_folds_are_averaged_with_their_t_interval_and_listed(tmp_path: Path) -> 
     )
 
 
-def test_one_run_has_no_interval(tmp_path: Path) -> None:
-    assert "+- nan" in line(list(summary([run(tmp_path, FALLING[:4])])), "quality SRCC")
+def test_one_run_has_a_bootstrap_interval_over_its_prompts(tmp_path: Path) -> None:
+    text = line(list(summary([run(tmp_path, [20.0, 10.0, 40.0, 80.0])])), "quality SRCC")
+    low, high = (float(v) for v in re.search(r"\[(.+), (.+)\] \(95 % over prompts\) of 4$", text).groups())
+    assert low < 0.8 < high <= 1
 
 
 def test_right_prompts_are_counted_against_wrong_ones(tmp_path: Path) -> None:
     # 5, 15, 25 and 35 against 12.
     lines = list(summary([run(tmp_path, FALLING[:4])]))
-    assert line(lines, "right prompt") == "right prompt above a wrong one: 0.750 [0.750]"
+    assert line(lines, "right prompt") == (
+        "right prompt above a wrong one: 0.7500 [0.2500, 1.0000] (95 % over prompts) of 4"
+    )
 
 
 def test_authenticity_is_compared_with_quality(tmp_path: Path) -> None:
     lines = list(summary([run(tmp_path, FALLING[:4])]))
-    assert line(lines, "authenticity SRCC") == "authenticity SRCC with quality: -1.000"
+    assert line(lines, "authenticity SRCC").startswith("authenticity SRCC with quality: -1.0000 [")
 
 
 TWINS = {

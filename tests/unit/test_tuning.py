@@ -12,11 +12,12 @@ from torch import Tensor
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from tests.unit.training_fixtures import GENERATORS, World, living_in
-from train import cross_validate, features, pictures
+from train import cross_validate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
 from train.features import Trunks, draw_looks, load_features, views
 from train.plan import read_sources
 from train.readout import FITTED, Readout, smoothed
+from train.settings import Stage1
 from train.stage1 import load_model
 from train.tuning import Settling, TunedReadout, Tuning, image_vectors, originals, run
 
@@ -129,14 +130,29 @@ def test_weights_may_stop_on_the_way_from_the_fitted_start_to_the_tuned_end(fold
         torch.testing.assert_close(v, 0.75 * fitted.state_dict()[k] + 0.25 * end[k])
 
 
-def test_settling_changes_the_authenticity_and_fault_heads_alone(folder, human):
+def test_settling_changes_the_authenticity_and_fault_heads_and_levels_alone(folder, human):
     found = load_features(folder)
     rows = without(found, 0)
     readout = run(folder, found, rows, human, "", SHORT)
     before = {k: v.clone() for k, v in readout.model.state_dict().items()}
     readout.settle(rows, Settling(epochs=2))
     changed = {k for k, v in readout.model.state_dict().items() if not torch.equal(before[k], v)}
-    assert {k.rsplit(".layers.", 1)[0] for k in changed} == {"heads.authenticity", "fault_head"}
+    levels = {"heads.quality.layers.1.bias", "heads.correspondence.layers.1.bias"}
+    assert levels <= changed
+    assert {k.rsplit(".layers.", 1)[0] for k in changed - levels} == {"heads.authenticity", "fault_head"}
+
+
+def test_settled_scores_have_the_level_of_their_targets(folder, human):
+    found = load_features(folder)
+    rows = without(found, 0)
+    readout = run(folder, found, rows, human, "", SHORT)
+    with torch.no_grad():
+        readout.model.heads["quality"].layers[1].bias += 0.3
+    readout.settle(rows, Settling(epochs=1))
+    with torch.no_grad():
+        clean = rows[found["human"][rows]]
+        quality = readout.judge(readout.picture(clean), clean, "first").scores[:, 0]
+    assert quality.mean().item() == pytest.approx(found["targets"][clean, 0].mean().item(), abs=1e-3)
 
 
 def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
@@ -217,9 +233,6 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     assert sorted(p.stem for p in (folder / "cross_validation").iterdir()) == sorted(names)
     text = capsys.readouterr().out
     assert "share 1.0, quality_srcc: " in text and "(95 %, 5 folds)" in text
-    recipe = json.loads((folder / "folds" / "3" / "recipe.json").read_text())
-    assert recipe["test_fold"] == 3
-    kept = model_of(folder / "folds" / "3").state_dict()
     again = folder / "cross_validation" / "all-3.json"
     figures = json.loads(again.read_text())
     again.unlink()
@@ -228,8 +241,6 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     cross_validate.main()
     assert fitted == ["all-3"]
     assert json.loads(again.read_text()) == figures
-    repeated = model_of(folder / "folds" / "3").state_dict()
-    assert all(torch.equal(kept[k], v) for k, v in repeated.items())
 
 
 def test_the_summary_lists_each_generator_left_out(tmp_path):
@@ -242,3 +253,16 @@ def test_the_summary_lists_each_generator_left_out(tmp_path):
     lines = list(cross_validate.summary(tmp_path))
     assert lines[0].startswith("share 0.0, quality_srcc: 0.9000")
     assert "share 1.0, generator left out, quality_srcc: mean 0.4000 (alpha 0.200, beta 0.600)" in lines
+
+
+def test_the_command_leaves_a_run_that_stage_2_and_the_evaluation_can_start_from(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tuning, "Tuning", lambda: SHORT)
+    output = tmp_path / "stage1"
+    monkeypatch.setattr("sys.argv", ["tuning", str(folder), "--test-fold", "2", "--output", str(output)])
+    tuning.main()
+    recipe = Stage1(**json.loads((output / "recipe.json").read_text()))
+    assert (recipe.test_fold, recipe.folds) == (2, 5)
+    before, after = model_of(folder).state_dict(), model_of(output).state_dict()
+    assert not torch.equal(before["shortcut.layers.0.weight"], after["shortcut.layers.0.weight"])
