@@ -40,7 +40,8 @@ PICTURE_SHARES = {
 # Scores in words vary around the truth as predictions do, so that the model reads the words and not the
 # picture for them; points on 0..100.
 SCORE_SPREAD = 4.0
-# Without soft tokens there is no ground to name a fault: such examples name none.
+# Without soft tokens there is no ground to name a fault: such examples name none. The Assessor zeroes them
+# where stage 1 detects nothing, so pictures without a visible fault are learned that way too.
 BLIND_SHARE = 0.08
 FOLLOW_UP_SHARE = 0.15
 NO_PROMPT_SHARE, WRONG_PROMPT_SHARE = 0.2, 0.25
@@ -116,7 +117,8 @@ def _instruction(
     rng: np.random.Generator,
 ) -> Instruction:
     prompt, scores = _scores(sources, pixels[0], row, prompts, rng)
-    blind = rng.random() < BLIND_SHARE
+    visible = any(severity >= NAMED_FROM for _, severity in faults)
+    blind = rng.random() < BLIND_SHARE or not visible
     known = [] if blind else faults
     history: tuple[Turn, ...] = ()
     if rng.random() < FOLLOW_UP_SHARE:
