@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, dropout
+from torch.nn.functional import dropout
 
 from instruct_data.prompts import content_words
 from mint_iqa.metrics import krcc, plcc, srcc
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
 from train.plan import UNRELATED_PROMPT
-from train.stage1 import masked_l1, rank_loss
+from train.stage1 import masked_l1, rank_loss, severity_loss
 
 Floats = NDArray[np.float64]
 FITTED = ("shortcut.", "heads.", "fault_head.", "alignment.gain")
@@ -96,11 +96,8 @@ class Readout:
         human = f["human"][rows]
         for k in (0, 2):
             loss = loss + s.rank_weight * rank_loss(first.scores[human, k], targets[human, k])
-        known = ~torch.isnan(f["faults"][rows])
-        wanted = torch.nan_to_num(f["faults"][rows])
         for output in (first, second):
-            each = binary_cross_entropy_with_logits(output.faults, wanted, reduction="none")
-            loss = loss + s.fault_weight * (each * known).sum() / known.sum().clamp(min=1)
+            loss = loss + s.fault_weight * severity_loss(output.faults, f["faults"][rows])
         return loss
 
     def _wrong_prompt_loss(

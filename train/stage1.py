@@ -86,6 +86,13 @@ def masked_l1(predictions: Tensor, targets: Tensor) -> Tensor:
     return (errors.sum(dim=0) / known.sum(dim=0).clamp(min=1)).sum()
 
 
+def severity_loss(logits: Tensor, severities: Tensor) -> Tensor:
+    """Mean cross-entropy with severities 0..1 as soft labels; unknown ones (NaN) are left out."""
+    known = ~torch.isnan(severities)
+    each = binary_cross_entropy_with_logits(logits, torch.nan_to_num(severities), reduction="none")
+    return (each * known).sum() / known.sum().clamp(min=1)
+
+
 def rank_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     """Hinge over all pairs of a column whose targets differ: in the right order by up to the difference."""
     difference = targets.unsqueeze(0) - targets.unsqueeze(1)
@@ -159,7 +166,10 @@ class Stage1Trainer(Trainer):
             "first": masked_l1(first.scores.float(), targets),
             "second": masked_l1(second.scores.float(), wrong),
             "faults": self.recipe.fault_weight
-            * (self._fault_loss(inputs, first) + self._fault_loss(inputs, second)),
+            * (
+                severity_loss(first.faults.float(), inputs["faults"])
+                + severity_loss(second.faults.float(), inputs["faults"])
+            ),
         }
         # Right against wrong prompt of one picture: by half of what tells a matching picture from another.
         gap = first.scores[:, 2].float() - second.scores[:, 2].float()
@@ -169,15 +179,6 @@ class Stage1Trainer(Trainer):
             ranked = sum(rank_loss(first.scores[human, k].float(), targets[human, k]) for k in (0, 2))
             losses["rank"] = self.recipe.rank_weight * ranked
         return losses
-
-    def _fault_loss(self, inputs: dict[str, Tensor], output: ScoreOutput) -> Tensor:
-        """Severity as a soft label; unknown faults are left out."""
-        targets = inputs["faults"]
-        known = ~torch.isnan(targets)
-        loss = binary_cross_entropy_with_logits(
-            output.faults.float(), torch.nan_to_num(targets), reduction="none"
-        )
-        return (loss * known).sum() / known.sum().clamp(min=1)
 
     def contrast(self, model: MintIQAModel, image_embeds: Tensor, rows: Tensor) -> Tensor:
         """Each photograph against one caption of every photograph (its own caption in the right place)."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, normalize
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from mint_iqa.modeling import MintIQAModel
@@ -25,6 +25,7 @@ from train import pictures
 from train.features import FOLDS, Trunks, frozen_blocks, load_features
 from train.readout import FITTED, Readout
 from train.settings import Stage1
+from train.stage1 import severity_loss
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class TunedReadout(Readout):
         heads = nn.ModuleList([model.heads["authenticity"], model.fault_head]).requires_grad_(True)
         torch.manual_seed(settings.seed)
         original = originals(f["source"][rows], f["human"][rows])
-        wanted, known = f["targets"][rows, 1], ~torch.isnan(faults)
+        wanted = f["targets"][rows, 1]
         optimizer = torch.optim.AdamW(heads.parameters(), lr=settings.learning_rate, weight_decay=0.1)
         steps = settings.epochs * -(-len(rows) // settings.batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
@@ -149,10 +150,7 @@ class TunedReadout(Readout):
                 drop = wanted[original[part]] - wanted[part]
                 loss = (own - wanted[part]).abs().mean()
                 loss = loss + settings.pair_weight * (drop - (first - own)).clamp(min=0).mean()
-                each = binary_cross_entropy_with_logits(
-                    heads[1](vectors[part]), faults[part].nan_to_num(), reduction="none"
-                )
-                loss = loss + (each * known[part]).sum() / known[part].sum().clamp(min=1)
+                loss = loss + severity_loss(heads[1](vectors[part]), faults[part])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
