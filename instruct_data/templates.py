@@ -14,6 +14,7 @@ import numpy as np
 from mint_iqa.vocabulary import (
     DIMENSIONS,
     FAULT_WORDS,
+    GRADES,
     LEVEL_CUTS,
     NAMED_FROM,
     QUESTIONS,
@@ -301,7 +302,7 @@ def nameable_faults(
 
 def grade_of(severity: float) -> str:
     """ "slightly", "clearly" or "heavily" for a severity on 0..1."""
-    return "slightly" if severity < 0.5 else "clearly" if severity < 0.8 else "heavily"
+    return [grade for grade, least in GRADES.items() if severity >= least][-1]
 
 
 class _Writer:

@@ -41,6 +41,9 @@ FAULT_WORDS: dict[FaultName, tuple[str, ...]] = {
     "malformation": ("malformed in places", "warped in places", "misshapen in places"),
 }
 
+# How strong a named fault is, and the severity (0..1) from which each word holds.
+GRADES: dict[str, float] = {"slightly": 0.0, "clearly": 0.5, "heavily": 0.8}
+
 # The four questions behind `Assessment.explanation`, in the wording of the published instruction data.
 QUESTIONS: dict[str, str] = {
     "quality": "How is the quality of the image?",

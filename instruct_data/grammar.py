@@ -1,0 +1,146 @@
+"""The answers of AIGCIQA2023+, taken apart and put together: five slots of level words, and free clauses.
+
+    python -m instruct_data grammar AIGIQA2023.json
+
+A quality answer has three slots (clarity, outline, detail), authenticity and correspondence have one each,
+followed by a clause in free words. Which words follow from a score is fitted on the labels themselves: cuts
+on the mean opinion score, one set a slot. How often that gives the annotators' word is what any explainer of
+this data has to beat.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mint_iqa.metrics import prompt_folds
+from mint_iqa.vocabulary import Dimension
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One choice of level words. words: worst first; pattern: where an answer makes the choice."""
+
+    name: str
+    dimension: Dimension
+    pattern: str
+    words: tuple[str, ...]
+
+
+SLOTS = (
+    Slot(
+        "clarity", "quality", r"image quality is ({})",
+        ("very blurry", "partially blurry", "essentially clear", "very clear"),
+    ),
+    Slot(
+        "outline", "quality", r"outline and content (?:are )?({})",
+        ("cannot be distinguished", "vaguely distinguishable", "essentially distinguishable",
+         "clearly distinguishable"),
+    ),
+    Slot(
+        "detail", "quality", r"details are ({})",
+        ("severely lacking", "partially missing", "essentially sufficient", "very rich"),
+    ),
+    Slot(
+        "authenticity", "authenticity", r"the image is ({})",
+        ("highly distorted", "partially distorted", "essentially distortion-?free"),
+    ),
+    Slot(
+        "correspondence", "correspondence", r"(?:the image and its prompt are|prompt is) ({})",
+        ("highly inconsistent", "partially inconsistent", "essentially consistent"),
+    ),
+)  # fmt: skip
+
+
+def levels_in(answer: str) -> dict[str, int]:
+    """What an answer chooses, by slot: 0 is the worst. A slot that it doesn't speak of is left out."""
+    text, found = answer.lower(), {}
+    for slot in SLOTS:
+        if match := re.search(slot.pattern.format("|".join(slot.words)), text):
+            found[slot.name] = next(i for i, w in enumerate(slot.words) if re.fullmatch(w, match[1]))
+    return found
+
+
+def answer_of(levels: Mapping[str, int], dimension: Dimension) -> str:
+    """The answer about one dimension in the data's own grammar, without a free clause.
+
+    Raises KeyError if a slot of the dimension has no level.
+    """
+    words = {s.name: s.words[levels[s.name]].replace("-?", "-") for s in SLOTS if s.dimension == dimension}
+    if dimension == "authenticity":
+        return f"The image is {words['authenticity']}."
+    if dimension == "correspondence":
+        return f"The image and its prompt are {words['correspondence']}."
+    outline = words["outline"] if words["outline"].startswith("cannot") else f"are {words['outline']}"
+    return (
+        f"The image quality is {words['clarity']}, the image outline and content {outline}, "
+        f"the image details are {words['detail']}."
+    )
+
+
+def fit_cuts(scores: ArrayLike, levels: Sequence[int], count: int) -> list[float]:
+    """The count - 1 ascending cuts on `scores` that give the most of `levels` (0..count-1) right.
+
+    A score at a cut belongs to the level above it. Exact, by dynamic programming over the sorted scores.
+    """
+    order = np.argsort(scores, kind="stable")
+    x, wanted = np.asarray(scores, float)[order], np.asarray(levels)[order]
+    # A cut lies between two unequal scores: equal ones can't be told apart.
+    places = np.concatenate([[0], np.flatnonzero(np.diff(x)) + 1, [len(x)]])
+    hits = np.array([np.concatenate([[0], np.cumsum(wanted == k)])[places] for k in range(count)])
+    best, taken = hits[0], []  # right so far if all scores below each place have the levels up to k
+    for k in range(1, count):
+        gain = best - hits[k]
+        start = np.array([int(np.argmax(gain[: i + 1])) for i in range(len(places))])
+        taken.append(start)
+        best = gain[start] + hits[k]
+    at, cuts = len(places) - 1, []
+    for start in reversed(taken):
+        at = int(start[at])
+        cuts.append(_between(x, int(places[at])))
+    return cuts[::-1]
+
+
+def _between(x: np.ndarray, place: int) -> float:
+    """A number above x[place - 1] and not above x[place]; infinite beyond either end."""
+    if place in (0, len(x)):
+        return -np.inf if place == 0 else np.inf
+    return float((x[place - 1] + x[place]) / 2)
+
+
+@dataclass(frozen=True)
+class SlotAccuracy:
+    """Shares of held-out answers whose level word is right. cuts: on the scores' own scale, over all data."""
+
+    slot: str
+    answers: int
+    commonest: float
+    thresholds: float
+    cuts: tuple[float, ...]
+
+
+def slot_accuracy(answers: Sequence[tuple[str, float, str]], seed: int = 0) -> Iterator[SlotAccuracy]:
+    """For each slot, how often its word is right on unseen prompts: always the commonest, and by cuts.
+
+    answers: (prompt, the answer's own MOS, text). Five folds by prompt; both are fitted on the other four.
+    """
+    for slot in SLOTS:
+        rows = [(p, s, found[slot.name]) for p, s, a in answers if slot.name in (found := levels_in(a))]
+        if not rows:
+            continue
+        prompts, scores, levels = zip(*rows, strict=True)
+        x, y = np.array(scores), np.array(levels)
+        fold = prompt_folds(prompts, None, min(FOLDS, len(set(prompts))), seed=seed)
+        right = np.zeros((2, len(y)), bool)
+        for k in np.unique(fold):
+            rest, own = fold != k, fold == k
+            right[0, own] = y[own] == np.bincount(y[rest]).argmax()
+            right[1, own] = y[own] == np.searchsorted(
+                fit_cuts(x[rest], y[rest], len(slot.words)), x[own], "right"
+            )
+        cuts = tuple(fit_cuts(x, y, len(slot.words)))
+        yield SlotAccuracy(slot.name, len(y), *map(float, right.mean(axis=1)), cuts)

@@ -1,0 +1,104 @@
+"""What a prompt asks for, taken apart: content, style and atmosphere (MINT-IQA's prompt segmentation).
+
+The paper has an LLM rewrite each prompt into these three and appends them to what the Q-Former reads. Here a
+deterministic splitter does it by phrases; `segment_with` asks any chat model instead.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from instruct_data.prompts import STOP_WORDS, STYLE_PHRASES
+
+Chat = Callable[[list[dict[str, str]]], str]  # messages -> the answer, e.g. a transformers pipeline wrapped
+
+# Lighting, colour, weather, hour and mood; what else STYLE_PHRASES has is style.
+_ATMOSPHERE_WORDS = """
+    light lights lighting lit warm cold cool soft hdr dramatic moody mood dark gloomy foggy fog
+    misty mist hazy sunny rainy stormy cloudy snowy sunset sunrise dusk dawn night nighttime
+    midnight daylight golden hour moonlight moonlit candlelight neon glowing volumetric
+    atmosphere atmospheric ambient vibrant muted pastel color colors colour colours tones
+    palette dreamy epic emotional serene peaceful calm cozy eerie creepy spooky mysterious
+    mystical romantic nostalgic melancholic cheerful ominous horror
+"""
+_STYLE_WORDS = """
+    style styled anime manga cartoon realistic realism abstract baroque sci-fi photorealistic
+    photoreal hyperrealistic surreal impressionist impressionism cubist cubism renaissance
+    gothic cyberpunk steampunk minimalist pop retro vintage detail details detailed hyper highly
+    intricate blurred close-up closeup close long-shot long shot wide angle wide-angle view top
+    elevation aerial side front frontal profile full body length fullbody headshot 8k 4k 8 4 k
+    hd uhd bokeh depth field octane unreal engine render rendering rendered 3d 2d d art artwork
+    artstation trending award winning quality high best masterpiece concept design character
+    digital oil watercolor watercolour pencil ink charcoal acrylic painting painted drawing
+    sketch illustration photo photograph photography cinematic portrait logo poster sticker
+    isometric symmetrical aesthetic comic book
+"""
+ATMOSPHERE, STYLE = frozenset(_ATMOSPHERE_WORDS.split()), frozenset(_STYLE_WORDS.split())
+_MEDIUM = re.compile(
+    r"^((?:(?:a|an|the)\s+)?(?:[\w-]+\s+){0,2}?"
+    r"(?:painting|drawing|sketch|illustration|photo|photograph|picture|image|portrait|shot|render|view))\s+of\s+",
+    re.IGNORECASE,
+)
+_IN_STYLE = re.compile(r"[\s,]+(in (?:the )?(?:style of [^,.;]+|[\w-]+(?: [\w-]+)? style))\b", re.IGNORECASE)
+
+INSTRUCTION = (
+    "Split the prompt of a generated picture into three lines, in the prompt's own words:\n"
+    "content: what is to be seen\nstyle: how it is made\natmosphere: light, colour and mood\n"
+    "Leave a line empty if the prompt does not say."
+)
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The parts of a prompt in its own words; "" for what it doesn't say."""
+
+    content: str
+    style: str
+    atmosphere: str
+
+    def notes(self) -> str:
+        """ "Content: ... Style: ... Atmosphere: ...", without the empty ones."""
+        parts = {"Content": self.content, "Style": self.style, "Atmosphere": self.atmosphere}
+        return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
+
+
+def annotated(prompt: str, segments: Segments) -> str:
+    """The prompt with its notes behind it, as the Q-Former reads it; one without style and mood as it is."""
+    if not (segments.style or segments.atmosphere):
+        return prompt
+    return f"{prompt.strip().rstrip('.,')}. {segments.notes()}"
+
+
+def segment(prompt: str) -> Segments:
+    """Split by phrases: between commas and full stops, "a painting of ..." and "... in X style".
+
+    Every word of the prompt but commas and those two joints ends up in one of the three parts.
+    """
+    found: dict[str, list[str]] = {"content": [], "style": [], "atmosphere": []}
+    for phrase in re.split(r"\s*[,;]\s*|\.(?:\s+|$)", prompt.strip()):
+        if match := _MEDIUM.match(phrase):
+            found["style"].append(match[1])
+            phrase = phrase[match.end() :]
+        if match := _IN_STYLE.search(phrase):
+            found["style"].append(match[1])
+            phrase = phrase[: match.start()] + phrase[match.end() :]
+        if phrase := phrase.strip():
+            found[_kind(phrase)].append(phrase)
+    return Segments(*(", ".join(found[name]) for name in ("content", "style", "atmosphere")))
+
+
+def _kind(phrase: str) -> str:
+    words = set(re.findall(r"[\w-]+", phrase.lower())) - STOP_WORDS
+    if not words <= ATMOSPHERE | STYLE and phrase.lower() not in STYLE_PHRASES:
+        return "content"
+    return "atmosphere" if words & ATMOSPHERE and not words & {"style", "detail"} else "style"
+
+
+def segment_with(chat: Chat, prompt: str) -> Segments:
+    """The same by a chat model; where its answer isn't the three lines asked for, by `segment`."""
+    messages = [{"role": "user", "content": f"{INSTRUCTION}\n\nPrompt: {prompt}"}]
+    lines = re.findall(r"(?im)^\s*(content|style|atmosphere)\s*:[ \t]*(.*)$", chat(messages))
+    said = {name.lower(): text.strip().rstrip(".") for name, text in lines}
+    if not said.get("content") or len(said) < 3:
+        return segment(prompt)
+    return Segments(said["content"], said["style"], said["atmosphere"])
