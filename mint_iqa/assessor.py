@@ -29,7 +29,7 @@ from mint_iqa.records import (
     ModelInfo,
     Scores,
 )
-from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, NAMED_FROM, QUESTIONS, FaultName
+from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUESTIONS
 
 PRESETS = Path(__file__).parent / "weights"
 MAX_QUESTION_CHARACTERS = 500
@@ -238,7 +238,8 @@ class Assessor:
         yield from self.language_model().stream(prefix, self.banned_tokens(rated))
 
     @torch.inference_mode()
-    def prefix(self, rated: Rated, question: str, history: Sequence[Turn]) -> Tensor:
+    def soft_prompt(self, rated: Rated, question: str) -> Tensor:
+        """What the LLM sees of the picture for this question, float[Q, Dl]."""
         text = self.processor.text([question])
         device = self.model.device
         encoded = rated.picture.encoded
@@ -249,17 +250,28 @@ class Assessor:
             # Nothing was detected, so there is nothing to name: without soft tokens the model has learned to
             # name no fault, in whole sentences, which banning words alone would break.
             soft = torch.zeros_like(soft)
+        return soft[0]
+
+    @torch.inference_mode()
+    def prefix(
+        self, rated: Rated, question: str, history: Sequence[Turn], soft: Tensor | None = None
+    ) -> Tensor:
+        """All that the LLM reads before it answers, float[L, Dl]; `soft`: other soft tokens than its own."""
         language = self.language_model()
+        soft = self.soft_prompt(rated, question) if soft is None else soft
         # Dumped: rounded as the record writes them, so that words and numbers agree at a cut as well.
-        return language.prefix(soft[0], language.tokens(rated.scores.model_dump(), question, history))
+        return language.prefix(soft, language.tokens(rated.scores.model_dump(), question, history))
 
     def banned_tokens(self, rated: Rated) -> list[int]:
-        """First tokens of the words for faults that were not detected: a named fault is a detected fault."""
+        """First tokens of the words for faults that were not detected: a named fault is a detected fault.
+
+        Where none was, of the words for a fault's strength too, which would leave a sentence begun in vain.
+        """
         detected = {fault.name for fault in rated.faults}
         language = self.language_model()
         allowed = language.first_tokens([w for n in detected for w in FAULT_WORDS[n]])
-        other: list[FaultName] = [n for n in FAULT_WORDS if n not in detected]
-        return sorted(language.first_tokens([w.split()[0] for n in other for w in FAULT_WORDS[n]]) - allowed)
+        other = [w.split()[0] for n, words in FAULT_WORDS.items() if n not in detected for w in words]
+        return sorted(language.first_tokens([*other, *([] if detected else GRADES)]) - allowed)
 
     def language_model(self) -> LanguageModel:
         with self._lock:

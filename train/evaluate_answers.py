@@ -18,7 +18,7 @@ from instruct_data.faults import apply_fault
 from mint_iqa.assessor import Assessor, Rated
 from mint_iqa.images import read_image
 from mint_iqa.metrics import bootstrap_interval
-from mint_iqa.vocabulary import DIMENSIONS, LEVELS, FaultName, level_of, named_faults
+from mint_iqa.vocabulary import DIMENSIONS, GRADES, LEVELS, FaultName, level_of, named_faults
 from train import pictures
 from train.plan import split
 from train.settings import Stage1
@@ -75,19 +75,18 @@ def ask(
     soft_of: Sequence[int | None] | None = None,
     guarded: bool = True,
 ) -> list[str]:
-    """One answer a case. soft_of: whose soft tokens each case gets (None: zeros); default its own."""
+    """One answer a case. soft_of: whose soft tokens each case gets (None: zeros); default its own.
+
+    guarded: words for faults that were not detected are banned, as in use.
+    """
     language = assessor.language_model()
     jobs: dict[tuple[int, ...], list[tuple[int, torch.Tensor]]] = {}
     for i, case in enumerate(cases):
         source = i if soft_of is None else soft_of[i]
         seen = case if source is None else cases[source]
-        text = assessor.processor.text([question])
-        soft = assessor.model.soft_prompt(
-            seen.rated.picture.encoded, seen.rated.quality_vectors, text.ids, text.mask
-        )
-        blind = source is None or (guarded and not seen.rated.faults)
-        soft = soft * 0 if blind else soft
-        prefix = language.prefix(soft[0], language.tokens(case.rated.scores.model_dump(), question, ()))
+        soft = assessor.soft_prompt(seen.rated, question)
+        soft = torch.zeros_like(soft) if source is None else soft
+        prefix = assessor.prefix(case.rated, question, (), soft)
         banned = tuple(assessor.banned_tokens(seen.rated)) if guarded else ()
         jobs.setdefault(banned, []).append((i, prefix))
     answers = [""] * len(cases)
@@ -102,6 +101,11 @@ def ask(
 def right(case: Case, answer: str) -> bool:
     named = named_faults(answer)
     return bool(named & FAMILY.get(case.fault or "", frozenset({case.fault}))) if case.fault else not named
+
+
+def empty(answer: str) -> bool:
+    """Whether it says how strong something is without naming a fault ("the picture is slightly uneven")."""
+    return any(grade in answer.lower() for grade in GRADES) and not named_faults(answer)
 
 
 def words_agree(case: Case, answer: str) -> bool:
@@ -147,6 +151,7 @@ def report(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) -
         pairs += zip(faulted[::5], ask(assessor, faulted[::5], question), strict=True)
     agree = share([c for c, _ in pairs], [words_agree(*pair) for pair in pairs])
     yield f"level words agree with the scores: {agree}"
+    yield f"grades a fault without naming one: {share([c for c, _ in pairs], [empty(a) for _, a in pairs])}"
     for case, answer in pairs[:: max(1, len(pairs) // 24)]:
         yield f"  [{case.fault or 'clean'} {case.level}] {case.rated.scores.model_dump()} -> {answer}"
 

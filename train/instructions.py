@@ -32,10 +32,10 @@ KIND_SHARES = {
     "number_meaning": 0.02, "unanswerable": 0.02, "compare": 0.02,
 }  # fmt: skip
 # What the picture is: faults are drawn evenly, or darkness, which people hardly mind below level 4, would be
-# one example in thirty.
+# one example in thirty. Pictures without a visible fault all look alike to the LLM, so few of them do.
 PICTURE_SHARES = {
-    "clean": 0.3, "unsure": 0.12, "faint": 0.08, "malformation": 0.1,
-    "blur": 0.08, "noise": 0.08, "compression": 0.08, "darkness": 0.08, "pixelation": 0.08,
+    "clean": 0.2, "unsure": 0.08, "faint": 0.05, "malformation": 0.12,
+    "blur": 0.11, "noise": 0.11, "compression": 0.11, "darkness": 0.11, "pixelation": 0.11,
 }  # fmt: skip
 # Scores in words vary around the truth as predictions do, so that the model reads the words and not the
 # picture for them; points on 0..100.
@@ -51,7 +51,8 @@ Found = dict[int, list[tuple[FaultName, float]]]
 
 @dataclass(frozen=True)
 class Instruction:
-    """One training example of stage 2. scores: 0..100 or None; blind: soft tokens are set to zero."""
+    """One training example of stage 2. scores: 0..100 or None; blind: soft tokens are set to zero;
+    fault: the strongest that the soft tokens have to show, None for a blind one."""
 
     pixels: tuple[str, int]
     prompt: str
@@ -61,6 +62,7 @@ class Instruction:
     kind: str
     history: tuple[Turn, ...]
     blind: bool
+    fault: FaultName | None
 
 
 def draw_instructions(
@@ -117,15 +119,18 @@ def _instruction(
     rng: np.random.Generator,
 ) -> Instruction:
     prompt, scores = _scores(sources, pixels[0], row, prompts, rng)
-    visible = any(severity >= NAMED_FROM for _, severity in faults)
+    visible = [fault for fault in faults if fault[1] >= NAMED_FROM]
     blind = rng.random() < BLIND_SHARE or not visible
     known = [] if blind else faults
+    strongest = None if blind else max(visible, key=lambda fault: fault[1])[0]
     history: tuple[Turn, ...] = ()
     if rng.random() < FOLLOW_UP_SHARE:
         first = make_sample("why_low", scores, known, prompt or None, rng)
         history = ((first.question, first.answer),)
     sample = make_sample(kind, scores, known, prompt or None, rng)
-    return Instruction(pixels, prompt, scores, sample.question, sample.answer, kind, history, blind)
+    return Instruction(
+        pixels, prompt, scores, sample.question, sample.answer, kind, history, blind, strongest
+    )
 
 
 def _scores(
@@ -196,5 +201,6 @@ class Instructions(Dataset[Instruction]):
             "prompt_ids": prompt.ids, "prompt_mask": prompt.mask,
             "question_ids": question.ids, "question_mask": question.mask,
             "blind": torch.tensor([i.blind for i in items]),
+            "fault": [i.fault for i in items],
             "tokens": tokens, "answers": answers,
         }  # fmt: skip

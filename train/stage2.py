@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -24,12 +24,14 @@ from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vocabulary import FAULT_WORDS, FaultName
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
 from train.settings import Optimisation, Stage1, read_settings
 from train.stage1 import STAGE2_PARTS, StopAfter, arguments
 
+GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -44,20 +46,46 @@ class Stage2(Optimisation):
     lora_alpha: int = 32
     lora_learning_rate: float = 5e-4
     lora_targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
+    grounding_weight: float = 0.5  # of `Explainer.grounding_loss` beside the answer's cross-entropy
     resume: bool = True
 
 
 class Explainer(nn.Module):
     """Both halves under one roof, as the Trainer wants it."""
 
-    def __init__(self, model: MintIQAModel, language: LanguageModel) -> None:
+    def __init__(self, model: MintIQAModel, language: LanguageModel, grounding_weight: float) -> None:
         super().__init__()
-        self.model, self.language = model, language
+        self.model, self.language, self.grounding_weight = model, language, grounding_weight
         self.accepts_loss_kwargs = False
 
     def forward(self, inputs: dict[str, Any]) -> Tensor:
-        """Mean cross-entropy over the answers' tokens (section 3.3)."""
         soft = self._soft(inputs)
+        return self.answer_loss(soft, inputs) + self.grounding_weight * self.grounding_loss(soft, inputs)
+
+    def grounding_loss(self, soft: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """How far the mean soft token is from the words for its picture's fault, among those for every fault.
+
+        The answers alone teach slowly what to read from soft tokens: one word in thirty names a fault. Where
+        the LLM's own embeddings of the words lie, it finds them at once. 0 where no example shows a fault.
+        """
+        rows = [i for i, fault in enumerate(inputs["fault"]) if fault]
+        if not rows:
+            return soft.new_zeros(())
+        names = list(FAULT_WORDS)
+        words = torch.stack([self.language.embed(self._word_ids(name)).mean(dim=0) for name in names])
+        words = normalize((words - words.mean(dim=0)).float(), dim=-1)
+        seen = normalize(soft[rows].float().mean(dim=1), dim=-1)
+        wanted = torch.tensor([names.index(inputs["fault"][i]) for i in rows], device=seen.device)
+        return cross_entropy(GROUNDING_SCALE * seen @ words.T, wanted)
+
+    def _word_ids(self, name: FaultName) -> list[int]:
+        tokenize = self.language.tokenizer
+        return [
+            t for w in FAULT_WORDS[name] for t in tokenize(f" {w}", add_special_tokens=False)["input_ids"]
+        ]
+
+    def answer_loss(self, soft: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Mean cross-entropy over the answers' tokens (section 3.3)."""
         prefixes = [self.language.prefix(s, t) for s, t in zip(soft, inputs["tokens"], strict=True)]
         answers = inputs["answers"]
         rows = [torch.cat([p, self.language.embed(a[:-1])]) for p, a in zip(prefixes, answers, strict=True)]
@@ -190,7 +218,7 @@ def train(recipe: Stage2) -> Path:
     data = Instructions(examples, sources, processor, language)
     trainer = Stage2Trainer(
         recipe,
-        model=Explainer(model, language),
+        model=Explainer(model, language, recipe.grounding_weight),
         args=arguments(recipe, recipe.output),
         train_dataset=data,
         data_collator=data.collate,

@@ -17,7 +17,7 @@ from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor, find_checkpoint
 from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.records import Assessment, FailedAssessment, Scores
-from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, NAMED_FROM, QUESTIONS
+from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, GRADES, NAMED_FROM, QUESTIONS
 
 PROMPT = "a red fox in the snow"
 VALIDATOR = jsonschema.Draft202012Validator(records.schema())
@@ -126,6 +126,14 @@ def test_words_for_faults_that_were_not_detected_are_banned_and_for_detected_one
     blur = language.first_tokens(FAULT_WORDS["blur"])
     assert not banned & blur
     assert language.first_tokens(["grainy", "pixelated", "underexposed"]) - blur <= banned
+    assert not banned & language.first_tokens([*GRADES])
+
+
+def test_where_no_fault_was_detected_no_word_for_its_strength_is_said_either(assessor, pictures, monkeypatch):
+    monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: torch.full((1, 6), -9.0))
+    decodes = count_calls(monkeypatch, assessor.language_model(), "decode")
+    assessor.assess(pictures[0])
+    assert assessor.language_model().first_tokens([*GRADES]) <= set(decodes[0][1])
 
 
 def test_a_long_prompt_is_cut_with_a_warning(assessor, pictures):

@@ -191,6 +191,15 @@ def test_a_blind_example_names_no_fault(examples: list[Instruction]) -> None:
         assert [named_faults(t) for t in texts] == [frozenset()] * len(texts)
 
 
+def test_the_fault_that_soft_tokens_have_to_show_is_the_strongest_and_none_for_a_blind_example(
+    sources: Sources, examples: list[Instruction]
+) -> None:
+    for example in examples:
+        assert (example.fault is None) == example.blind
+        row = sources.rows[example.pixels[0]][example.pixels[1]]
+        assert example.fault in (None, row.fault) or row.fault is None
+
+
 def test_only_known_faults_are_named(sources: Sources, found: Found, examples: list[Instruction]) -> None:
     named = Counter()
     for example in examples:

@@ -67,7 +67,7 @@ def explainer(first: Path) -> Explainer:
     torch.manual_seed(0)
     prepare(model)
     with_lora(language, Stage2(lora_rank=4))
-    return Explainer(model, language)
+    return Explainer(model, language, grounding_weight=0.5)
 
 
 def data_for(explainer: Explainer, count: int) -> Instructions:
@@ -163,16 +163,21 @@ def full_logits_loss(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
     return language.model(inputs_embeds=embeds, attention_mask=mask, labels=padded).loss
 
 
+def answer_loss(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
+    return explainer.answer_loss(explainer._soft(batch), batch)
+
+
 def test_the_loss_is_that_of_the_answers_tokens_and_no_others(explainer: Explainer) -> None:
     batch = batch_of(explainer)
     assert len({len(a) for a in batch["answers"]}) > 1
-    assert torch.allclose(explainer(batch), full_logits_loss(explainer, batch), atol=1e-5)
+    assert torch.allclose(answer_loss(explainer, batch), full_logits_loss(explainer, batch), atol=1e-5)
 
 
 def test_a_batch_costs_what_its_examples_cost_alone(explainer: Explainer) -> None:
     data = data_for(explainer, 3)
-    alone = [(len(b["answers"][0]), explainer(b)) for b in (data.collate([e]) for e in data.examples)]
-    together = explainer(data.collate(data.examples))
+    batches = [data.collate([e]) for e in data.examples]
+    alone = [(len(b["answers"][0]), answer_loss(explainer, b)) for b in batches]
+    together = answer_loss(explainer, data.collate(data.examples))
     weighted = sum(n * loss for n, loss in alone) / sum(n for n, _ in alone)
     assert torch.allclose(together, weighted, atol=1e-5)
 
@@ -203,6 +208,27 @@ def test_a_blind_example_sees_nothing_of_its_picture(explainer: Explainer) -> No
     other = blind | {"pixel_values": torch.randn_like(blind["pixel_values"])}
     assert torch.equal(explainer(blind), explainer(other))
     assert not torch.equal(explainer(seeing), explainer(seeing | {"pixel_values": other["pixel_values"]}))
+
+
+def test_soft_tokens_are_grounded_where_they_lie_at_the_words_for_their_fault(explainer: Explainer) -> None:
+    words = {
+        name: explainer.language.embed(explainer._word_ids(name)).mean(dim=0)
+        for name in ("blur", "noise", "darkness")
+    }
+    soft = torch.stack([words["blur"], words["noise"], words["darkness"]]).unsqueeze(1)
+    told = [
+        float(explainer.grounding_loss(soft, {"fault": list(faults)}))
+        for faults in (("blur", "noise", "darkness"), ("noise", "darkness", "blur"), (None, "noise", None))
+    ]
+    assert told[0] < 0.5 < 2 < told[1] and told[2] < 0.5
+    assert explainer.grounding_loss(soft, {"fault": [None] * 3}) == 0
+
+
+def test_the_loss_weighs_grounding_beside_the_answers(explainer: Explainer) -> None:
+    batch = batch_of(explainer, 12)
+    assert any(batch["fault"])
+    grounding = explainer.grounding_loss(explainer._soft(batch), batch)
+    assert torch.allclose(explainer(batch), answer_loss(explainer, batch) + 0.5 * grounding, atol=1e-5)
 
 
 # --- whole runs ---
