@@ -5,4 +5,5 @@ prompts.py    prompts that are wrong on purpose: another subject, or one word ex
 segmentation.py  a prompt taken apart: content, style, atmosphere
 grammar.py    the answers of AIGCIQA2023+ taken apart and put together, and cuts on scores that predict them
 templates.py  questions and answers whose every claim follows from scores and known faults
+wordings.py   their wordings
 """

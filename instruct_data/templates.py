@@ -2,8 +2,8 @@
 
 The answers keep four promises, so that a model trained on them learns to keep them too:
 a level word is `level_of` its score; a fault is named only where it was detected, strongest first, two at
-most; where none was detected no fault word appears at all, not even in a denial; and the prompt is never
-quoted, since its own words ("soft lighting") would read as faults.
+most; where none was detected no fault word appears at all, not even in a denial; and of the prompt nothing is
+quoted but a word known to be exchanged, since others ("soft lighting") would read as faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from instruct_data.wordings import (
+    ANSWERS,
+    CLEAN,
+    HALF_MISSED,
+    LEAVE_IT,
+    MISSED,
+    NOT_LOW,
+    NOT_THE_PROMPT,
+    QUESTION_WORDINGS,
+    REMEDIES,
+    REWORD,
+    SEEN,
+    SHOWS_IT,
+    STRENGTH,
+    THE_PROMPT,
+    TRY_AGAIN,
+    UNEXPLAINED,
+    WEIGHTS,
+    WHY_LOW_ABOUT,
+)
 from mint_iqa.vocabulary import (
     DIMENSIONS,
     FAULT_WORDS,
@@ -34,227 +54,11 @@ EXPLAINED_BY: dict[Dimension, frozenset[FaultName]] = {
     "correspondence": frozenset(),
 }
 
-REMEDIES: dict[FaultName, tuple[str, ...]] = {
-    "blur": ("generate it again with crisper edges", "ask for sharp focus", "sharpen it"),
-    "noise": ("use more sampling steps", "clean it with a denoiser"),
-    "compression": ("save the original with less loss", "export a lossless file"),
-    "darkness": ("ask for more light", "raise the exposure", "brighten it"),
-    "pixelation": ("generate it at a higher resolution", "use a larger size"),
-    "malformation": ("try another seed", "repaint the affected parts"),
-}
-
-QUESTION_WORDINGS: dict[str, tuple[str, ...]] = {
-    "quality": (
-        "How good is the quality?", "What do you think of the image quality?",
-        "Rate the quality of this picture.", "Is the quality all right?", "Tell me about the quality.",
-        "Does it look technically clean?",
-    ),
-    "authenticity": (
-        "How authentic does it look?", "Does this picture look real?",
-        "Rate the authenticity of this picture.", "Could this pass for real?",
-        "Tell me about the authenticity.", "Does anything look artificial?",
-    ),
-    "correspondence": (
-        "How well does it match the prompt?", "Does the picture fit its prompt?",
-        "Rate the correspondence.", "Tell me about the correspondence.",
-        "How close is it to what I asked for?", "Did it follow my prompt?",
-    ),
-    "overall": (
-        "Explain the scores.", "Why these scores?", "Can you explain the three scores?",
-        "Sum up your assessment.", "What is your overall verdict?", "How did you arrive at these scores?",
-        "Describe the picture's scores.",
-    ),
-    "why_low": (
-        "Why does this image score low?", "What is wrong with it?", "Why is the score so low?",
-        "Why did my picture get a low score?", "What went wrong here?", "What drags the score down?",
-        "Why is it rated like that?", "Why isn't the score higher?",
-        "What is the problem with this picture?", "Why the bad marks?",
-        "What keeps it from scoring higher?", "Explain the low score.",
-    ),
-    "what_faults": (
-        "What faults does it have?", "Which technical faults do you see?", "Are there any faults?",
-        "List the faults.", "Do you see anything wrong in the picture?", "Which defects can you detect?",
-    ),
-    "how_bad": (
-        "How bad is it?", "How serious is that?", "Is it a big problem?", "How strong is the fault?",
-        "Is it really that bad?", "How much does it matter?",
-    ),
-    "what_to_change": (
-        "What should I change?", "How can I improve it?", "How do I get a higher score?",
-        "What would help?", "How do I fix this?", "What should I do differently next time?", "Any advice?",
-    ),
-    "is_it_the_prompt": (
-        "Is the low score because of the prompt?", "Is it the prompt?", "Is my prompt to blame?",
-        "Is the picture the problem, or the prompt?", "Does the score have to do with the prompt?",
-        "Should I blame the prompt?",
-    ),
-    "number_meaning": (
-        "What does a {name} of {number} mean?", "Is a {name} of {number} a lot?",
-        "What is {number} for {name}?", "How should I read a {name} of {number}?",
-        "The {name} is {number}. What does that tell me?", "{number} for {name}: is that high or low?",
-    ),
-    "unanswerable": (
-        "Who made this picture?", "Which camera took this?", "Which model generated it?",
-        "When was this made?", "Where was this taken?", "How much is it worth?",
-        "Who owns the rights to it?", "Who is the person in it?", "What was the seed?",
-        "Will people like it on social media?",
-    ),
-    "compare_lowest": (
-        "Which of the three scores is the lowest?", "What is its weakest side?", "Which score is worst?",
-        "Where does it do worst?", "Which score should I work on first?",
-    ),
-    "compare_highest": (
-        "Which of the three scores is the highest?", "What is its strongest side?", "Which score is best?",
-        "Where does it do best?", "What does it do well?",
-    ),
-}  # fmt: skip
-WHY_LOW_ABOUT = (
-    "Why is the {name} low?", "Why is the {name} not higher?", "What lowers the {name}?",
-    "Explain the low {name}.",
-    "Why did the {name} come out like that?", "What is wrong with the {name}?",
-)  # fmt: skip
-SHOWS_IT = (
-    "Does it show what the prompt says?", "Does the picture show what I asked for?",
-    "Did it leave anything out?",
-    "Is everything from the prompt there?", "Is this what the prompt asks for?",
-)  # fmt: skip
-
-ANSWERS: dict[str, tuple[str, ...]] = {
-    "fault_low": (
-        "The {name} is {level} because the picture is {faults}.",
-        "The {name} is {level}: look closely and you can see that the picture is {faults}.",
-        "The picture is {faults}, and that is why the {name} is {level}.",
-        "I rate it low here: the {name} is {level}, since the picture is {faults}.",
-        "The {name} is {level}. The reason you can check by eye: the picture is {faults}.",
-    ),
-    "fault_high": (
-        "The {name} is {level}, although the picture is {faults}.",
-        "The {name} is {level} on the whole, even if the picture is {faults}.",
-        "The picture is {faults}, yet it takes little away: the {name} is {level}.",
-        "The {name} is {level}. The one thing to mention: the picture is {faults}.",
-    ),
-    "clean_low": (
-        "The {name} is {level}, but none of the faults I can detect explains it.",
-        "The {name} is {level}. I can't name the cause: none of the faults I can detect explains it.",
-        "The {name} is {level}; none of the faults I can detect explains why it is not higher.",
-        "I see that the {name} is {level}, yet none of the faults I can detect explains it.",
-    ),
-    "clean_high": (
-        "The {name} is {level}, and no fault that would lower it stands out.",
-        "The {name} is {level}: I can detect nothing that would lower it.",
-        "The {name} is {level}. None of the faults that could lower it stands out.",
-        "No fault that counts here stands out to me, and the {name} is {level}.",
-    ),
-    "not_low": (
-        "It is not low: the {name} is {level}, which is the upper part of the scale.",
-        "I would not call it low. The {name} is {level}, so there is little to explain.",
-        "The {name} is not low at all; in fact the {name} is {level}.",
-        "There is no low score to explain here, because the {name} is {level}.",
-    ),
-    "prompt_low": (
-        "The correspondence is {level}: the picture does not show what the prompt asks for.",
-        "The picture does not show what the prompt asks for, so the correspondence is {level}.",
-        "The correspondence is {level} because what the prompt asks for is not what the picture shows.",
-        "It misses what was asked for: the correspondence is {level}, and the picture and its prompt differ.",
-    ),
-    "prompt_part": (
-        "The correspondence is {level}: the picture shows only part of what the prompt asks for.",
-        "The picture shows part of what the prompt asks for and misses part; the correspondence is {level}.",
-        "In part: the correspondence is {level}, since some of what the prompt asks for is missing.",
-        "It follows the prompt in part only, which is why the correspondence is {level}.",
-    ),
-    "prompt_high": (
-        "The correspondence is {level}: the picture shows what the prompt asks for.",
-        "The picture shows what the prompt asks for, so the correspondence is {level}.",
-        "It follows the prompt well, and that is why the correspondence is {level}.",
-        "What the prompt asks for can be seen in the picture; the correspondence is {level}.",
-    ),
-    "unrated": (
-        "I have no value for this one: the {name} is {unrated}.",
-        "The {name} is {unrated}, so I can't say anything reliable about it.",
-        "There is nothing to report on that, because the {name} is {unrated}.",
-        "That question can't be answered at the moment; the {name} is {unrated}.",
-    ),
-    "number": (
-        "Scores run from 0 to 100, higher is better. The {name} is {level}, as from {low} to {high}.",
-        "At {number} out of 100 the {name} is {level}, which covers {low} to {high}. Higher is better.",
-        "It means that the {name} is {level}. That word stands for {low} to {high} out of 100.",
-        "On a scale from 0 to 100, where higher is better, {number} says that the {name} is {level}.",
-    ),
-    "unanswerable": (
-        "I can't tell that from the picture. I can rate its quality, authenticity and fit to its prompt.",
-        "The picture does not say. Ask me about its quality, its authenticity or its prompt instead.",
-        "That is not something I can see. I can explain its quality, authenticity and correspondence.",
-        "I don't know, and won't guess. I only judge quality, authenticity and correspondence.",
-        "Nothing in the picture tells me that. I can say what lowers its scores and what you could change.",
-    ),
-    "lowest": (
-        "The lowest of the rated scores is the {name}: the {name} is {level}.",
-        "It is weakest in one place: the {name} is {level}, and nothing else is lower.",
-        "The {name} comes out lowest. In words, the {name} is {level}.",
-        "Of the scores I can give, the {name} is the lowest; the {name} is {level}.",
-    ),
-    "highest": (
-        "The highest of the rated scores is the {name}: the {name} is {level}.",
-        "It is strongest in one place: the {name} is {level}, and nothing else is higher.",
-        "The {name} comes out highest. In words, the {name} is {level}.",
-        "Of the scores I can give, the {name} is the highest; the {name} is {level}.",
-    ),
-    "nothing_rated": (
-        "None of the three scores is rated for this picture, so there is nothing to compare.",
-        "I have no rated score for this picture, and so I can't say more about it.",
-        "There is no score for this picture yet, so that question has to wait.",
-        "Without a single rated score there is nothing that I could tell you here.",
-    ),
-}  # fmt: skip
-
-# Sentences that several kinds of answer are put together from.
-SEEN = (
-    "Look closely: the picture is {faults}.", "By eye, the picture is {faults}.",
-    "Visibly, the picture is {faults}.", "As seen, the picture is {faults}.",
-)  # fmt: skip
-UNEXPLAINED = ("None of the faults I can detect explains it.", "I can detect no fault that explains it.")
-CLEAN = (
-    "No technical fault stands out in it.", "None of the faults I look for stands out.",
-    "I can detect no fault in it.", "No fault that I know of stands out.",
-)  # fmt: skip
-MISSED = ("The picture does not show what the prompt asks for.", "It does not show what the prompt asks for.")
-HALF_MISSED = (
-    "It shows only part of what the prompt asks for.",
-    "Part of what the prompt asks for is missing.",
-)
-NOT_LOW = (
-    "It does not score low at all.",
-    "I would not call this a low score.",
-    "There is no low score here.",
-)
-STRENGTH = (
-    "I would call that a {weight} flaw.", "That is a {weight} flaw.",
-    "The strongest fault is a {weight} one.",
-    "All in all, a {weight} flaw.",
-)  # fmt: skip
-WEIGHTS = {"slightly": "small", "clearly": "plain", "heavily": "serious"}
-REWORD = (
-    "Put the prompt in simpler, more concrete words.", "Shorten the prompt and name the main subject first.",
-    "Try the prompt again with another seed, or reword it.",
-    "Reword the prompt so that it asks for one thing.",
-)  # fmt: skip
-TRY_AGAIN = (
-    "I would try another seed and compare the scores.",
-    "Generating it again with other settings is worth a try.",
-    "Try again with another seed or model and compare.", "All I can suggest is another seed or more steps.",
-)  # fmt: skip
-LEAVE_IT = (
-    "There is nothing I would change.", "I would leave it as it is.", "No change is needed.",
-    "I see no reason to change anything.",
-)  # fmt: skip
-NOT_THE_PROMPT = ("No, not the prompt.", "The prompt is not the reason.", "No, I would not blame the prompt.")
-THE_PROMPT = ("Yes, in part at least.", "Yes, the prompt plays a part.", "In part, yes.")
-
 KINDS = (
     *QUESTIONS, "why_low", "what_faults", "how_bad", "what_to_change", "is_it_the_prompt", "number_meaning",
-    "unanswerable", "compare",
+    "unanswerable", "compare", "where", "what_is_missing",
 )  # fmt: skip
+Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of width and height
 _NAMELESS = frozenset({"number_meaning", "unanswerable", "compare"})
 
 
@@ -274,19 +78,23 @@ def make_sample(
     faults: Sequence[tuple[FaultName, float]],
     prompt: str | None,
     rng: np.random.Generator,
+    region: Box | None = None,
+    exchanged: tuple[str, str] | None = None,
 ) -> Sample:
     """A question of one of `KINDS` and the answer that the picture's scores and faults give it.
 
     `scores`: 0..100, higher is better, None where there is none; `faults`: what was detected, each with its
-    severity on 0..1; `prompt`: None if there was none, and then correspondence counts as not rated. The
-    answer has 10 to 45 words. Raises ValueError for an unknown kind.
+    severity on 0..1; `prompt`: None if there was none, and then correspondence counts as not rated;
+    `region`: where the faults are, None for everywhere; `exchanged`: a word of the prompt that the picture
+    doesn't show, and the one that it shows in its place, if that is known. The answer has 10 to 45 words.
+    Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
         raise ValueError(f"there is no kind of question called {kind!r}, only {', '.join(KINDS)}")
     rated = {name: scores.get(name) for name in DIMENSIONS}
     if prompt is None:
         rated["correspondence"] = None
-    return _Writer(rated, faults, prompt is not None, rng).sample(kind)
+    return _Writer(rated, faults, prompt is not None, rng, region, exchanged).sample(kind)
 
 
 def nameable_faults(
@@ -305,6 +113,14 @@ def grade_of(severity: float) -> str:
     return [grade for grade, least in GRADES.items() if severity >= least][-1]
 
 
+def place_of(region: Box) -> str:
+    """ "the upper left", "the middle", ...: in which ninth of the picture the centre of a box lies."""
+    left, top, right, bottom = region
+    row = ("upper", "", "lower")[min(2, int(1.5 * (top + bottom)))]
+    column = ("left", "", "right")[min(2, int(1.5 * (left + right)))]
+    return f"the {' '.join(filter(None, (row, column))) or 'middle'}{'' if column or not row else ' part'}"
+
+
 class _Writer:
     """Writes one sample. Scores on 0..100 or None."""
 
@@ -314,8 +130,11 @@ class _Writer:
         faults: Sequence[tuple[FaultName, float]],
         has_prompt: bool,
         rng: np.random.Generator,
+        region: Box | None,
+        exchanged: tuple[str, str] | None,
     ) -> None:
         self.scores, self.faults, self.has_prompt, self.rng = scores, faults, has_prompt, rng
+        self.region, self.exchanged = region, exchanged
         self.named: list[tuple[FaultName, float]] = []
         self.rated = {name: score for name, score in scores.items() if score is not None}
 
@@ -324,6 +143,8 @@ class _Writer:
         wordings = QUESTION_WORDINGS.get(kind, ())
         if kind in DIMENSIONS:
             about = kind
+        elif kind == "what_is_missing":
+            about = "correspondence"
         elif kind == "why_low" and self.rng.random() < 0.4:
             about, wordings = DIMENSIONS[self.rng.integers(3)], WHY_LOW_ABOUT
         elif kind == "is_it_the_prompt" and self.rng.random() < 0.5:
@@ -341,6 +162,10 @@ class _Writer:
         self.named = nameable_faults(self.faults, kind, about)
         if kind == "unanswerable":
             return self._one_of(ANSWERS[kind])
+        if kind == "where":
+            return self._where()
+        if kind == "what_is_missing" and self.exchanged:
+            return self._exchanged(*self.exchanged)
         if about is not None:
             return self._about(about, asked_why=kind == "why_low")
         if not self.rated:
@@ -351,6 +176,20 @@ class _Writer:
             "is_it_the_prompt": self._is_it_the_prompt,
         }  # fmt: skip
         return " ".join(answer[kind]())
+
+    # --- places and words ---
+
+    def _where(self) -> str:
+        if not self.named:
+            return self._one_of(ANSWERS["nowhere"])
+        wording = self._one_of(ANSWERS["somewhere" if self.region else "everywhere"])
+        return wording.format(place=place_of(self.region) if self.region else "", faults=self._fault_words())
+
+    def _exchanged(self, asked: str, shown: str) -> str:
+        score = self.scores["correspondence"]
+        if score is None:
+            return self._one_of(ANSWERS["exchanged_unrated"]).format(asked=asked, shown=shown)
+        return self._fill("exchanged", "correspondence", asked=asked, shown=shown)
 
     # --- one score ---
 

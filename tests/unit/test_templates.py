@@ -12,9 +12,11 @@ from instruct_data.templates import (
     KINDS,
     NAMED_FROM,
     QUALITY_FAULTS,
+    Box,
     Sample,
     grade_of,
     make_sample,
+    place_of,
 )
 from mint_iqa.vocabulary import (
     DIMENSIONS,
@@ -204,3 +206,39 @@ def test_the_same_seed_asks_and_answers_the_same() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="no kind of question"):
         make_sample("gossip", {}, [], None, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("box", "place"), [
+    ((0.0, 0.0, 0.3, 0.3), "the upper left"), ((0.4, 0.4, 0.6, 0.6), "the middle"),
+    ((0.4, 0.7, 0.6, 1.0), "the lower part"), ((0.0, 0.3, 0.2, 0.6), "the left"),
+])  # fmt: skip
+def test_where_a_fault_is_follows_from_its_box(box: Box, place: str) -> None:
+    rng = np.random.default_rng(0)
+    scores: Scores = dict.fromkeys(DIMENSIONS, 40.0)
+    for _ in range(50):
+        answer = make_sample("where", scores, [("blur", 0.9)], "a dog", rng, region=box).answer
+        assert place_of(box) == place and place in answer and named_faults(answer) == {"blur"}
+
+
+def test_a_fault_without_a_box_is_everywhere_and_no_fault_is_nowhere() -> None:
+    places = re.compile("upper|lower|left|right|middle")
+    assert all(
+        re.search("all|whole", answer.lower()) for answer in ask("where", (40, 40, 40), [("noise", 0.9)])
+    )
+    nowhere = ask("where", (40, 40, 40), [("noise", 0.1)])
+    assert len(nowhere) > 1 and not any(places.search(answer) or named_faults(answer) for answer in nowhere)
+
+
+def test_an_exchanged_word_is_told_with_what_is_there_in_its_place() -> None:
+    for score, level in ((30.0, "poor"), (None, None)):
+        scores: Scores = {"quality": 70.0, "authenticity": 70.0, "correspondence": score}
+        rng = np.random.default_rng(0)
+        for _ in range(50):
+            answer = make_sample("what_is_missing", scores, [], "a cat", rng, exchanged=("cat", "dog")).answer
+            assert '"cat"' in answer and '"dog"' in answer
+            assert (level is None) or f"correspondence is {level}" in answer
+
+
+def test_where_no_exchanged_word_is_known_none_is_made_up() -> None:
+    answers = ask("what_is_missing", (70, 70, 10))
+    assert all('"' not in answer and "correspondence is bad" in answer for answer in answers)
