@@ -46,7 +46,7 @@ class Findings:
 
     def summary(self) -> str:
         """The file, the number of its problems, and the first few with their lines."""
-        shown = "; ".join(f"line {line}: {what:.300}" for line, what in self.problems[:MOST_SHOWN])
+        shown = "; ".join(f"line {line}: {what:.300}" for line, what in sorted(self.problems)[:MOST_SHOWN])
         rest = len(self.problems) - MOST_SHOWN
         more = f"; and {rest} more" if rest > 0 else ""
         return f"{self.path} has {_counted(len(self.problems), 'problem')}: {shown}{more}"
@@ -149,8 +149,9 @@ def _elements(text: str) -> Iterator[tuple[int, Any]]:
         mark = text[position : position + 1]
         if mark == ",":
             position = _skip(text, position + 1)
-    if _expect("]", text, position) != len(text):
-        raise json.JSONDecodeError("more text after the array", text, position)
+    end = _expect("]", text, position)
+    if end != len(text):
+        raise json.JSONDecodeError("more text after the array", text, end)
 
 
 def _expect(sign: str, text: str, position: int) -> int:

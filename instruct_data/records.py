@@ -53,8 +53,8 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class _Picture(_Model):
-    """What is known of a picture, whatever is said about it."""
+class Record(_Model):
+    """What both kinds of records know of a picture."""
 
     image: ImageName = Field(description="Path of the file, relative to the folder of pictures.")
     prompt: OptionalText = Field(
@@ -69,14 +69,24 @@ class _Picture(_Model):
     distortion: OptionalText = Field(default=None, description="What was done to it, e.g. gaussian_blur.")
     level: int | None = Field(default=None, ge=1, le=5, description="How strongly: 1 (weakest) .. 5.")
 
+    @property
+    def known_scores(self) -> dict[Dimension, float]:
+        """All human scores of the picture, 0..100."""
+        return {}
 
-class RatedImage(_Picture):
+
+class RatedImage(Record):
     """One picture with human scores on 0..100, higher is better."""
 
     mos: dict[Dimension, Percent] = Field(min_length=1, description="Mean opinion scores, 0..100.")
     mos_std: dict[Dimension, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Standard deviations between raters, in the same points."
     )
+
+    @property
+    def known_scores(self) -> dict[Dimension, float]:
+        """All human scores of the picture, 0..100."""
+        return self.mos
 
     @model_validator(mode="after")
     def _spread_has_a_mean(self) -> Self:
@@ -99,7 +109,7 @@ class ChangedWord(_Model):
     replacement: FilledText
 
 
-class InstructionSample(_Picture):
+class InstructionSample(Record):
     """One question about one picture, with the answer to be learnt."""
 
     dimension: Asked | None = Field(
@@ -122,6 +132,11 @@ class InstructionSample(_Picture):
         default=(), description="Words of the prompt that were exchanged, so that it no longer fits."
     )
 
+    @property
+    def known_scores(self) -> dict[Dimension, float]:
+        """All human scores of the picture, 0..100."""
+        return self.scores
+
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
         if self.dimension is None and self.mos is not None:
@@ -133,13 +148,7 @@ class InstructionSample(_Picture):
         return self
 
 
-Record = RatedImage | InstructionSample
-R = TypeVar("R", bound=RatedImage | InstructionSample)
-
-
-def scores_of(record: Record) -> dict[Dimension, float]:
-    """All human scores of the record's picture, 0..100."""
-    return record.mos if isinstance(record, RatedImage) else record.scores
+R = TypeVar("R", bound=Record)
 
 
 def ratings_of(samples: Iterable[InstructionSample]) -> list[RatedImage]:
@@ -148,7 +157,7 @@ def ratings_of(samples: Iterable[InstructionSample]) -> list[RatedImage]:
     for sample in samples:
         if sample.scores:
             first.setdefault((sample.image, sample.prompt), sample)
-    shared = _Picture.model_fields.keys()
+    shared = Record.model_fields.keys()
     return [
         RatedImage(mos=sample.scores, **{name: getattr(sample, name) for name in shared})
         for sample in first.values()

@@ -75,8 +75,8 @@ def by_shares(
             "bad_argument", "Shares are three whole numbers, two of them above 0, such as 80/10/10."
         )
     parts = [share // math.gcd(*shares) for share in shares]
+    folds = _folds(records, by, sum(parts), hashes or {}, seed)
     sides = [side for side, part in zip(SPLITS, parts, strict=True) for _ in range(part)]
-    folds = _folds(records, by, len(sides), hashes or {}, seed)
     return _assigned(records, [sides[fold] for fold in folds], hashes or {})
 
 
@@ -89,7 +89,7 @@ def by_fold(
     hashes: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> list[R]:
-    """The records with fold `test_fold` (0..folds-1) as test, the others as train; raises as `by_shares` does."""
+    """The records with fold `test_fold` (0..folds-1) as test, the others as train; raises as `by_shares`."""
     if not 0 <= test_fold < folds:
         raise MintIQAError("bad_argument", f"The test fold is one of 0..{folds - 1}, not {test_fold}.")
     found = _folds(records, by, folds, hashes or {}, seed)
@@ -99,15 +99,15 @@ def by_fold(
 def official_aigciqa2023(records: Sequence[R]) -> list[R]:
     """The records of AIGCIQA2023+ with the published sides, train or test, picture by picture.
 
-    Nearly every prompt is on both sides: see `shared_prompts`. Raises MintIQAError (`bad_argument`) for a
-    picture that is not named 0.png..2399.png.
+    Every prompt is on both sides: see `shared_prompts`. Raises MintIQAError (`bad_argument`) for a picture
+    that is not named 0.png..2399.png.
     """
     numbers = [number_of(record.image) for record in records]
     if None in numbers:
         stranger = records[numbers.index(None)].image
         raise MintIQAError(
             "bad_argument",
-            f"{stranger!r} is no picture of AIGCIQA2023+ (0.png..2399.png), whose split this is: use --by prompt.",
+            f"{stranger!r:.80} is no picture of AIGCIQA2023+, whose split this is: use --by prompt.",
         )
     return _with_sides(records, ["test" if number in OFFICIAL_TEST else "train" for number in numbers])
 
@@ -144,10 +144,10 @@ def _check_apart(records: Sequence[Record], kind: str, key_of: Callable[[Record]
             raise MintIQAError("not_split", f"{record.image} is on no side: split all records first.")
         earlier = first.setdefault(key_of(record), record) if key_of(record) else record
         if earlier.split != record.split:
-            names = {"prompt": record.prompt, "reference": record.reference}
+            name = {"prompt": record.prompt, "reference": record.reference}.get(kind) or record.image
             raise MintIQAError(
                 "split_leak",
-                f"The {kind} {names.get(kind) or record.image!r:.200} is in {earlier.split} ({earlier.image}) "
+                f"The {kind} {name!r:.200} is in {earlier.split} ({earlier.image}) "
                 f"and in {record.split} ({record.image}): keep what shares a {kind} on one side.",
             )
 
@@ -162,7 +162,7 @@ def _folds(records: Sequence[Record], by: By, folds: int, hashes: Mapping[str, s
     if by == "reference":
         keys = [_pristine(record) for record in records]
     else:
-        keys = [record.prompt or "" for record in records]
+        keys = [record.prompt or _pristine(record) for record in records]
     # The questions about one picture stay together, whether its file is there or not.
     pictures = [hashes.get(record.image, record.image) for record in records]
     return [int(fold) for fold in prompt_folds(keys, pictures, folds, seed)]

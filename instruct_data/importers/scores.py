@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from instruct_data.reading import Findings
-from instruct_data.records import R, Record, scores_of
+from instruct_data.records import R, Record
 
 
 def number(name: str, text: str) -> float:
@@ -36,7 +36,7 @@ def drop_conflicts(lined: Sequence[tuple[int, R]], findings: Findings) -> list[R
     kept: list[R] = []
     for line, record in lined:
         before, earlier = first.setdefault((record.image, record.prompt), (line, record))
-        if scores_of(record) == scores_of(earlier):
+        if record.known_scores == earlier.known_scores:
             kept.append(record)
         else:
             findings.add(line, f"{record.image} has other scores here than on line {before}")
