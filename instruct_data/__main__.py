@@ -5,6 +5,7 @@ Exit code 0: all well; 2: the input was of no use, and one sentence on stderr sa
 
 import argparse
 import json
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -38,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MintIQAError as error:
         print(error.message, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, say `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
     return 0
 
 
 def _schema(arguments: Namespace) -> None:
     kind = RatedImage if arguments.kind == "ratings" else InstructionSample
-    print(json.dumps(schema(kind), indent=2))
+    print(json.dumps(schema(kind), indent=2), flush=True)
 
 
 def _add_split_arguments(parser: ArgumentParser) -> None:

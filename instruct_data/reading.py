@@ -49,7 +49,7 @@ class Findings:
         shown = "; ".join(f"line {line}: {what:.300}" for line, what in sorted(self.problems)[:MOST_SHOWN])
         rest = len(self.problems) - MOST_SHOWN
         more = f"; and {rest} more" if rest > 0 else ""
-        return f"{self.path} has {_counted(len(self.problems), 'problem')}: {shown}{more}"
+        return f"{self.path} has {counted(len(self.problems), 'problem')}: {shown}{more}"
 
     def check(self, remedy: str = "Correct these lines and try again") -> None:
         """Raises MintIQAError (`unusable_lines`) that counts all problems and names the first, if any."""
@@ -57,7 +57,8 @@ class Findings:
             raise MintIQAError("unusable_lines", f"{self.summary()}. {remedy}.")
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """1 line, 2,000 lines."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 

@@ -11,7 +11,7 @@ from instruct_data.importers.distortions import read_clive, read_kadid, read_liv
 from instruct_data.importers.llava import read_llava
 from instruct_data.importers.scores import missing_images
 from instruct_data.importers.table import Columns, ScoreColumn, read_table
-from instruct_data.reading import Findings
+from instruct_data.reading import Findings, counted
 from instruct_data.records import InstructionSample, Record, ratings_of, write_jsonl
 from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import DIMENSIONS
@@ -54,7 +54,7 @@ def run(arguments: Namespace) -> None:
         raise MintIQAError("nothing_to_import", f"{arguments.file} has no record that can be used.")
     _write(arguments, records)
     for field, lines in sorted(findings.ignored.items()):
-        print(f"not taken over: {field!r}, on {lines:,} lines")
+        print(f"not taken over: {field!r}, on {counted(lines, 'line')}")
 
 
 def _format(
@@ -83,10 +83,11 @@ def _columns(arguments: Namespace) -> Columns:
 
 
 def _write(arguments: Namespace, records: Sequence[Record]) -> None:
-    print(f"{write_jsonl(arguments.output, records):,} records in {arguments.output}")
+    print(f"{counted(write_jsonl(arguments.output, records), 'record')} in {arguments.output}")
     samples = [record for record in records if isinstance(record, InstructionSample)]
     if getattr(arguments, "ratings", None):
-        print(f"{write_jsonl(arguments.ratings, ratings_of(samples)):,} records in {arguments.ratings}")
+        written = write_jsonl(arguments.ratings, ratings_of(samples))
+        print(f"{counted(written, 'record')} in {arguments.ratings}")
     folder = arguments.images or arguments.file.parent
     missing, pictures = missing_images(records, folder)
-    print(f"{pictures:,} pictures, {missing:,} of them not in {folder}")
+    print(f"{counted(pictures, 'picture')}, {missing:,} of them not in {folder}")

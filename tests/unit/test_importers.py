@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -393,6 +395,12 @@ def test_a_file_without_records_is_an_error(run, tmp_path):
 def test_a_table_without_scores_is_an_error(run, tmp_path):
     code, _, err = run("import", "csv", LABELS / "ratings.csv", "--output", tmp_path / "out.jsonl")
     assert code == 2 and "--quality mos:1:5" in err
+
+
+def test_a_reader_that_has_had_enough_ends_the_command_quietly():
+    command = f"{sys.executable} -m instruct_data schema | true"
+    done = subprocess.run(command, shell=True, cwd=LABELS.parents[2], capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_the_schema_is_printed(run):
