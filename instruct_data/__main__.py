@@ -1,0 +1,99 @@
+"""`python -m instruct_data`: label files to records, records to splits, and the records' JSON Schema.
+
+Exit code 0: all well; 2: the input was of no use, and one sentence on stderr says why.
+"""
+
+import argparse
+import json
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from instruct_data.importers import command as importing
+from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl, schema, write_jsonl
+from mint_iqa.errors import MintIQAError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command with `arguments` (those of the process by default) and return its exit code."""
+    parser = ArgumentParser(prog="python -m instruct_data", description="Instruction data for MINT-IQA.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("import", help="a label file -> records as JSON Lines")
+    importing.add_arguments(command)
+    command.set_defaults(run=importing.run)
+
+    command = commands.add_parser("split", help="records -> the same with train, validation and test")
+    _add_split_arguments(command)
+    command.set_defaults(run=_split)
+
+    command = commands.add_parser("schema", help="print the JSON Schema of a record")
+    command.add_argument("kind", nargs="?", choices=("samples", "ratings"), default="samples")
+    command.set_defaults(run=_schema)
+
+    chosen = parser.parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except MintIQAError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, say `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    return 0
+
+
+def _schema(arguments: Namespace) -> None:
+    kind = RatedImage if arguments.kind == "ratings" else InstructionSample
+    print(json.dumps(schema(kind), indent=2), flush=True)
+
+
+def _add_split_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="IN.jsonl")
+    parser.add_argument("--by", choices=("prompt", "reference", "official-aigciqa2023"), required=True)
+    parser.add_argument("--output", type=Path, required=True, help="JSON Lines file to write")
+    parser.add_argument("--images", type=Path, help="folder of the pictures; that of IN.jsonl if left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--shares", type=_shares, default=(80, 10, 10), help="train/validation/test, 80/10/10 if left out"
+    )
+    parser.add_argument("--folds", type=int, help="in place of shares: this many folds, one of them the test")
+    parser.add_argument("--test-fold", type=int, default=0, help="0 (if left out) .. folds - 1")
+
+
+def _split(arguments: Namespace) -> None:
+    from instruct_data import splits  # brings in SciPy, which the other commands can do without
+
+    records = read_any_jsonl(arguments.file)
+    if arguments.by == "official-aigciqa2023":
+        done = splits.official_aigciqa2023(records)
+        shared, prompts = splits.shared_prompts(done)
+        print(f"warning: {shared} of {prompts} prompts are on both sides of this split", file=sys.stderr)
+    else:
+        folder = arguments.images or arguments.file.parent
+        hashes = splits.image_hashes(records, folder)
+        pictures = len({record.image for record in records})
+        print(f"looked for identical pictures among {len(hashes):,} of {pictures:,} in {folder}")
+        if arguments.folds is None:
+            done = splits.by_shares(
+                records, arguments.by, shares=arguments.shares, hashes=hashes, seed=arguments.seed
+            )
+        else:
+            done = splits.by_fold(
+                records, arguments.by, folds=arguments.folds, test_fold=arguments.test_fold, hashes=hashes,
+                seed=arguments.seed,
+            )  # fmt: skip
+    write_jsonl(arguments.output, done)
+    print(", ".join(f"{side} {count:,}" for side, count in splits.sizes(done).items()))
+
+
+def _shares(text: str) -> tuple[int, ...]:
+    parts = text.split("/")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 80/10/10")
+    return tuple(map(int, parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""AIGCIQA2023+ (arXiv 2405.07346): 2,400 pictures, 100 prompts x 6 generators x 4, four questions each.
+
+`AIGIQA2023.json` holds scores, questions and answers, `AIGIQA2023+.csv` the annotation that the answers were
+written from. A picture's number is the same in both.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from instruct_data.importers.scores import drop_conflicts, percent
+from instruct_data.reading import Findings, csv_lines, json_records
+from instruct_data.records import Asked, InstructionSample
+from mint_iqa.vocabulary import Dimension
+
+SOURCE = "aigciqa2023"
+PICTURES = 2400
+# In the order of the pictures' numbers, 400 each; only the annotation names them.
+GENERATORS = ("Controlnet", "DALLE", "Glide", "Lafite", "stable-diffusion", "Unidiffuser")
+
+QUESTIONS: dict[Asked, str] = {
+    "quality": "What is the quality of the image?",
+    "authenticity": "What is the authenticity of the image?",
+    "correspondence": "What is the correspondence of the image?",
+    "overall": "Assess the image from three perspectives: quality, authenticity, and correspondence",
+}
+_ASKED = {question: dimension for dimension, question in QUESTIONS.items()}
+
+# The wording of the published answers, worst first.
+CLARITY = ("very blurry", "partially blurry", "essentially clear", "very clear")
+OUTLINE = (
+    "cannot be distinguished", "are vaguely distinguishable", "are essentially distinguishable",
+    "are clearly distinguishable",
+)  # fmt: skip
+DETAIL = (
+    "details are severely lacking", "details are partially missing",
+    "quality details are essentially sufficient", "details are very rich",
+)  # fmt: skip
+AUTHENTICITY = ("highly distorted", "partially distorted", "essentially distortion-free")
+CORRESPONDENCE = ("highly inconsistent", "partially inconsistent", "essentially consistent")
+
+_Score = Annotated[float, Field(strict=True)]
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+    img: str
+    prompt: str
+    moz1: _Score
+    moz2: _Score
+    moz3: _Score
+    q1: str
+    a1: str
+
+
+def read_aigciqa2023(path: Path, findings: Findings) -> list[InstructionSample]:
+    """Samples of `AIGIQA2023.json`: scores 0..1 -> 0..100, answers as published but for outer spaces.
+
+    The score of the question that asks for all three perspectives is None.
+    """
+    samples = []
+    for line, value in json_records(path):
+        with findings.at(line):
+            row = _Row.model_validate(value)
+            findings.ignored.update((row.model_extra or {}).keys() - {"id"})
+            samples.append((line, _sample(row)))
+    return drop_conflicts(samples, findings)
+
+
+def _sample(row: _Row) -> InstructionSample:
+    if row.q1 not in _ASKED:
+        raise ValueError(f"q1 is none of the four questions: {row.q1!r:.80}")
+    scores: dict[Dimension, float] = {
+        "quality": percent("moz1", row.moz1),
+        "authenticity": percent("moz2", row.moz2),
+        "correspondence": percent("moz3", row.moz3),
+    }
+    asked = _ASKED[row.q1]
+    return InstructionSample(
+        image=row.img, prompt=row.prompt, source=SOURCE, generator=generator_of(row.img), dimension=asked,
+        mos=None if asked == "overall" else scores[asked], scores=scores, question=row.q1,
+        answer=row.a1.strip(),
+    )  # fmt: skip
+
+
+def generator_of(image: str) -> str | None:
+    """Who made picture `N.png` of the set, by its number; None for another name."""
+    number = number_of(image)
+    return None if number is None else GENERATORS[number * len(GENERATORS) // PICTURES]
+
+
+def number_of(image: str) -> int | None:
+    """The number of picture `N.png`, 0..2399; None for another name."""
+    stem = image.removesuffix(".png")
+    known = stem != image and stem.isascii() and stem.isdigit() and len(stem) <= 4 and int(stem) < PICTURES
+    return int(stem) if known else None
+
+
+def read_aigciqa2023_raw(path: Path, findings: Findings) -> list[InstructionSample]:
+    """Samples of `AIGIQA2023+.csv`: the same four answers a picture, without prompt and scores.
+
+    gb18030, no header; columns: number, file name within the generator's folder, generator, clarity, outline,
+    detail (1..4), authenticity, correspondence (1..3, higher is better), remarks on the last two in Chinese,
+    the same in English. The Chinese ones are left out.
+    """
+    samples: list[InstructionSample] = []
+    for line, cells in csv_lines(path, "gb18030"):
+        with findings.at(line):
+            samples += _raw_samples(cells)
+    return samples
+
+
+def _raw_samples(cells: list[str]) -> list[InstructionSample]:
+    if len(cells) != 12:
+        raise ValueError(f"{len(cells)} cells instead of 12")
+    number, _, generator, clarity, outline, detail, authenticity, correspondence, *remarks = cells
+    quality = (
+        f"The image quality is {_word('clarity', clarity, CLARITY)}, the image outline and content "
+        f"{_word('outline', outline, OUTLINE)}, the image {_word('detail', detail, DETAIL)}."
+    )
+    authentic = f"The image is {_word('authenticity', authenticity, AUTHENTICITY)}."
+    fitting = f"The image and its prompt are {_word('correspondence', correspondence, CORRESPONDENCE)}."
+    answers: dict[Asked, str] = {
+        "quality": quality,
+        "authenticity": _with_remark(authentic, remarks[2]),
+        "correspondence": _with_remark(fitting, remarks[3]),
+    }
+    answers["overall"] = " ".join(answers.values())
+    image = f"{number}.png"
+    if generator_of(image) != generator:
+        raise ValueError(f"picture {number:.20} is not one that {generator:.40} made")
+    return [
+        InstructionSample(
+            image=image, source=SOURCE, generator=generator, dimension=asked, question=QUESTIONS[asked],
+            answer=answer,
+        )
+        for asked, answer in answers.items()
+    ]  # fmt: skip
+
+
+def _word(name: str, grade: str, words: tuple[str, ...]) -> str:
+    if grade not in [str(number) for number in range(1, len(words) + 1)]:
+        raise ValueError(f"{name} {grade!r:.20} is not in 1..{len(words)}")
+    return words[int(grade) - 1]
+
+
+def _with_remark(answer: str, remark: str) -> str:
+    remark = remark.strip()
+    return f"{answer} {remark}{'' if remark.endswith('.') else '.'}" if remark else answer
