@@ -33,6 +33,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("kind", nargs="?", choices=("samples", "ratings"), default="samples")
     command.set_defaults(run=_schema)
 
+    command = commands.add_parser("build", help="rated pictures -> instruction data, by a recipe")
+    command.add_argument("recipe", type=Path, help="a YAML file of configs/")
+    command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
+    command.add_argument("--processes", type=int, help="one for each core if left out")
+    command.set_defaults(run=_build)
+
+    command = commands.add_parser("report", help="what is in a folder of instruction data, on a page")
+    command.add_argument("folder", type=Path, metavar="DIR")
+    command.set_defaults(run=_report)
+
+    command = commands.add_parser("grammar", help="how often scores give the words of AIGCIQA2023+'s answers")
+    command.add_argument("file", type=Path, metavar="AIGIQA2023.json")
+    command.set_defaults(run=_grammar)
+
     chosen = parser.parse_args(arguments)
     try:
         chosen.run(chosen)
@@ -86,6 +100,40 @@ def _split(arguments: Namespace) -> None:
             )  # fmt: skip
     write_jsonl(arguments.output, done)
     print(", ".join(f"{side} {count:,}" for side, count in splits.sizes(done).items()))
+
+
+def _build(arguments: Namespace) -> None:
+    from instruct_data.build import Build, build
+    from instruct_data.settings import read_settings
+
+    recipe = read_settings(Build, arguments.recipe, arguments.set)
+    problems = build(recipe, arguments.processes)
+    print(f"{recipe.output}: built, see python -m instruct_data report {recipe.output}")
+    if problems:
+        raise MintIQAError(
+            "unreadable_pictures", f"{len(problems)} pictures are missing from it, the first: {problems[0]}"
+        )
+
+
+def _report(arguments: Namespace) -> None:
+    from instruct_data.report import write_report
+
+    print(write_report(arguments.folder))
+
+
+def _grammar(arguments: Namespace) -> None:
+    from instruct_data.grammar import slot_accuracy
+    from instruct_data.importers.aigciqa2023 import read_aigciqa2023
+    from instruct_data.reading import Findings
+
+    findings = Findings(arguments.file)
+    samples = read_aigciqa2023(arguments.file, findings)
+    findings.check()
+    answers = [(s.prompt or "", s.mos, s.answer) for s in samples if s.mos is not None]
+    print("right on unseen prompts:  always the commonest  by cuts on the score  the cuts")
+    for found in slot_accuracy(answers):
+        cuts = " ".join(f"{cut:.1f}" for cut in found.cuts)
+        print(f"{found.slot:24}  {found.commonest:20.3f}  {found.thresholds:20.3f}  {cuts}")
 
 
 def _shares(text: str) -> tuple[int, ...]:

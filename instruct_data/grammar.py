@@ -8,7 +8,6 @@ on the mean opinion score, one set a slot. How often that gives the annotators' 
 this data has to beat.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,46 +22,50 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Slot:
-    """One choice of level words. words: worst first; pattern: where an answer makes the choice."""
+    """One choice of level words. words: worst first, with enough around to be told from a free clause."""
 
     name: str
     dimension: Dimension
-    pattern: str
     words: tuple[str, ...]
 
 
 SLOTS = (
     Slot(
-        "clarity", "quality", r"image quality is ({})",
-        ("very blurry", "partially blurry", "essentially clear", "very clear"),
+        "clarity", "quality",
+        ("quality is very blurry", "quality is partially blurry", "quality is essentially clear",
+         "quality is very clear"),
     ),
     Slot(
-        "outline", "quality", r"outline and content (?:are )?({})",
-        ("cannot be distinguished", "vaguely distinguishable", "essentially distinguishable",
-         "clearly distinguishable"),
+        "outline", "quality",
+        ("content cannot be distinguished", "content are vaguely distinguishable",
+         "content are essentially distinguishable", "content are clearly distinguishable"),
     ),
     Slot(
-        "detail", "quality", r"details are ({})",
-        ("severely lacking", "partially missing", "essentially sufficient", "very rich"),
+        "detail", "quality",
+        ("details are severely lacking", "details are partially missing",
+         "quality details are essentially sufficient", "details are very rich"),
     ),
     Slot(
-        "authenticity", "authenticity", r"the image is ({})",
-        ("highly distorted", "partially distorted", "essentially distortion-?free"),
+        "authenticity", "authenticity",
+        ("is highly distorted", "is partially distorted", "is essentially distortion-free"),
     ),
     Slot(
-        "correspondence", "correspondence", r"(?:the image and its prompt are|prompt is) ({})",
+        "correspondence", "correspondence",
         ("highly inconsistent", "partially inconsistent", "essentially consistent"),
     ),
 )  # fmt: skip
+SENTENCES: dict[Dimension, str] = {
+    "quality": "The image {clarity}, the image outline and {outline}, the image {detail}.",
+    "authenticity": "The image {authenticity}.",
+    "correspondence": "The image and its prompt are {correspondence}.",
+}
 
 
 def levels_in(answer: str) -> dict[str, int]:
     """What an answer chooses, by slot: 0 is the worst. A slot that it doesn't speak of is left out."""
-    text, found = answer.lower(), {}
-    for slot in SLOTS:
-        if match := re.search(slot.pattern.format("|".join(slot.words)), text):
-            found[slot.name] = next(i for i, w in enumerate(slot.words) if re.fullmatch(w, match[1]))
-    return found
+    text = answer.lower()
+    said = {slot.name: [i for i, words in enumerate(slot.words) if words in text] for slot in SLOTS}
+    return {name: levels[0] for name, levels in said.items() if levels}
 
 
 def answer_of(levels: Mapping[str, int], dimension: Dimension) -> str:
@@ -70,16 +73,8 @@ def answer_of(levels: Mapping[str, int], dimension: Dimension) -> str:
 
     Raises KeyError if a slot of the dimension has no level.
     """
-    words = {s.name: s.words[levels[s.name]].replace("-?", "-") for s in SLOTS if s.dimension == dimension}
-    if dimension == "authenticity":
-        return f"The image is {words['authenticity']}."
-    if dimension == "correspondence":
-        return f"The image and its prompt are {words['correspondence']}."
-    outline = words["outline"] if words["outline"].startswith("cannot") else f"are {words['outline']}"
-    return (
-        f"The image quality is {words['clarity']}, the image outline and content {outline}, "
-        f"the image details are {words['detail']}."
-    )
+    own = [slot for slot in SLOTS if slot.dimension == dimension]
+    return SENTENCES[dimension].format(**{slot.name: slot.words[levels[slot.name]] for slot in own})
 
 
 def fit_cuts(scores: ArrayLike, levels: Sequence[int], count: int) -> list[float]:

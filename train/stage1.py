@@ -28,12 +28,13 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from instruct_data.settings import read_settings
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise
 from mint_iqa.processing import MintIQAProcessor
 from train.plan import Looks, Sources, draw, read_sources
-from train.settings import Optimisation, Stage1, read_settings
+from train.settings import Optimisation, Stage1
 
 STAGE2_PARTS = ("qformer2.", "vision2.", "bridge.", "language_projection.")
 

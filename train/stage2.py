@@ -20,6 +20,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from instruct_data.settings import read_settings
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel
@@ -28,7 +29,7 @@ from mint_iqa.vocabulary import FAULT_WORDS, FaultName
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
-from train.settings import Optimisation, Stage1, read_settings
+from train.settings import Optimisation, Stage1
 from train.stage1 import STAGE2_PARTS, StopAfter, arguments
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty

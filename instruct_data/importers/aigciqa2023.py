@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from instruct_data.grammar import SLOTS, Slot, answer_of
 from instruct_data.importers.scores import drop_conflicts, percent
 from instruct_data.reading import Findings, csv_lines, json_records
 from instruct_data.records import Asked, InstructionSample
@@ -26,19 +27,6 @@ QUESTIONS: dict[Asked, str] = {
     "overall": "Assess the image from three perspectives: quality, authenticity, and correspondence",
 }
 _ASKED = {question: dimension for dimension, question in QUESTIONS.items()}
-
-# The wording of the published answers, worst first.
-CLARITY = ("very blurry", "partially blurry", "essentially clear", "very clear")
-OUTLINE = (
-    "cannot be distinguished", "are vaguely distinguishable", "are essentially distinguishable",
-    "are clearly distinguishable",
-)  # fmt: skip
-DETAIL = (
-    "details are severely lacking", "details are partially missing",
-    "quality details are essentially sufficient", "details are very rich",
-)  # fmt: skip
-AUTHENTICITY = ("highly distorted", "partially distorted", "essentially distortion-free")
-CORRESPONDENCE = ("highly inconsistent", "partially inconsistent", "essentially consistent")
 
 _Score = Annotated[float, Field(strict=True)]
 
@@ -115,16 +103,12 @@ def _raw_samples(cells: list[str]) -> list[InstructionSample]:
     if len(cells) != 12:
         raise ValueError(f"{len(cells)} cells instead of 12")
     number, _, generator, clarity, outline, detail, authenticity, correspondence, *remarks = cells
-    quality = (
-        f"The image quality is {_word('clarity', clarity, CLARITY)}, the image outline and content "
-        f"{_word('outline', outline, OUTLINE)}, the image {_word('detail', detail, DETAIL)}."
-    )
-    authentic = f"The image is {_word('authenticity', authenticity, AUTHENTICITY)}."
-    fitting = f"The image and its prompt are {_word('correspondence', correspondence, CORRESPONDENCE)}."
+    grades = zip(SLOTS, (clarity, outline, detail, authenticity, correspondence), strict=True)
+    levels = {slot.name: _level(slot, grade) for slot, grade in grades}
     answers: dict[Asked, str] = {
-        "quality": quality,
-        "authenticity": _with_remark(authentic, remarks[2]),
-        "correspondence": _with_remark(fitting, remarks[3]),
+        "quality": answer_of(levels, "quality"),
+        "authenticity": _with_remark(answer_of(levels, "authenticity"), remarks[2]),
+        "correspondence": _with_remark(answer_of(levels, "correspondence"), remarks[3]),
     }
     answers["overall"] = " ".join(answers.values())
     image = f"{number}.png"
@@ -139,10 +123,10 @@ def _raw_samples(cells: list[str]) -> list[InstructionSample]:
     ]  # fmt: skip
 
 
-def _word(name: str, grade: str, words: tuple[str, ...]) -> str:
-    if grade not in [str(number) for number in range(1, len(words) + 1)]:
-        raise ValueError(f"{name} {grade!r:.20} is not in 1..{len(words)}")
-    return words[int(grade) - 1]
+def _level(slot: Slot, grade: str) -> int:
+    if grade not in [str(number) for number in range(1, len(slot.words) + 1)]:
+        raise ValueError(f"{slot.name} {grade!r:.20} is not in 1..{len(slot.words)}")
+    return int(grade) - 1
 
 
 def _with_remark(answer: str, remark: str) -> str:

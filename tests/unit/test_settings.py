@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
-from train.settings import Optimisation, Stage1, read_settings
+from train.settings import Optimisation, Stage1
 from train.stage2 import Stage2
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
