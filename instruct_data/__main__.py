@@ -1,6 +1,7 @@
 """python -m instruct_data: what is done to pictures and texts, made visible."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,10 +34,10 @@ def sheet(
         raise MintIQAError("output_unwritable", f"{output} can't be written: {error.strerror}.") from None
 
 
-def main() -> int:
-    """Run the command with the process's arguments and return its exit code."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with `arguments` (those of the process by default) and return its exit code."""
     try:
-        app(prog_name="python -m instruct_data")
+        app(args=arguments, prog_name="python -m instruct_data")
     except SystemExit as stop:  # how typer ends, with the code
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except MintIQAError as error:

@@ -136,23 +136,28 @@ ARTEFACTS: tuple[str, ...] = (*BENDS, "garbled_text", "seam")
 # --- what tiled generation leaves ---
 
 
-def _seam(
-    pixels: Bytes, share: float, amplitude: float, rng: np.random.Generator
-) -> tuple[Region, Bytes]:
+def _seam(pixels: Bytes, share: float, amplitude: float, rng: np.random.Generator) -> tuple[Region, Bytes]:
     """A straight cut through the picture where two tiles don't fit: they are displaced along it, one way here
     and the other way there, and differ in brightness; away from the cut both fade out."""
-    height, width = pixels.shape[:2]
     upright = bool(rng.integers(2))
-    across = width if upright else height
-    centre, reach = rng.uniform(0.3, 0.7) * across, max(2.0, share * across)
-    place, half = ((height / 2, centre), (height, reach)) if upright else ((centre, width / 2), (reach, width))
-    corner, y, x = around(pixels, place, half)
-    away = x if upright else y
-    mask = np.clip(1 - np.abs(away) / np.float32(reach), 0, 1)
-    region = Region(y, x, corner, reach, mask)
+    region = _band(pixels, upright, rng.uniform(0.3, 0.7), share)
+    side: Floats = np.sign(region.x if upright else region.y) * region.mask
     strength = amplitude * share**0.5
-    shift = np.float32(rng.choice([-1, 1]) * 0.09 * strength * min(height, width)) * np.sign(away) * mask
-    still = np.zeros_like(shift)
-    patch = _resample(pixels, region, *((shift, still) if upright else (still, shift)), blend=False)
-    tone = np.float32(rng.choice([-1, 1]) * 0.25 * strength) * np.sign(away) * mask
-    return region, to_bytes(patch * (1 + tone[..., None]))
+    shift: Floats = side * np.float32(rng.choice([-1, 1]) * 0.09 * strength * min(pixels.shape[:2]))
+    dy, dx = (shift, np.zeros_like(shift)) if upright else (np.zeros_like(shift), shift)
+    tone: Floats = side * np.float32(rng.choice([-1, 1]) * 0.25 * strength)
+    moved = _resample(pixels, region, dy, dx, blend=False)
+    return region, to_bytes(moved * (1 + tone[..., None]))
+
+
+def _band(pixels: Bytes, upright: bool, at: float, share: float) -> Region:
+    """All along a line at a share `at` of the width (or the height), fading out to both sides of it."""
+    height, width = pixels.shape[:2]
+    across = width if upright else height
+    reach = max(2.0, share * across)
+    if upright:
+        corner, y, x = around(pixels, (height / 2, at * across), (height, reach))
+    else:
+        corner, y, x = around(pixels, (at * across, width / 2), (reach, width))
+    mask: Floats = np.clip(1 - np.abs(x if upright else y) / np.float32(reach), 0, 1)
+    return Region(y, x, corner, reach, mask)

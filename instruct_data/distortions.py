@@ -25,9 +25,9 @@ class Distorted:
     """A picture with one known fault.
 
     image: RGB, the size of the original; level: 1 (weakest) .. 5, fractions included;
-    severity: 0 (invisible) .. 1 (as bad as it gets), inside the mask; mask: float32[H, W] on 0..1, 1 where the
-    fault is, 0 where the picture is untouched; mean_score: what people gave this distortion at this level all
-    over a photograph, 0..1, higher is better, None for what nobody rated.
+    severity: 0 (invisible) .. 1 (as bad as it gets), inside the mask; mask: float32[H, W] on 0..1, 1 where
+    the fault is, 0 where the picture is untouched; mean_score: what people gave this distortion at this level
+    all over a photograph, 0..1, higher is better, None for what nobody rated.
     """
 
     image: Image.Image
@@ -77,7 +77,8 @@ DISTORTIONS: dict[str, Distortion] = {
     "jpeg": Distortion(
         details.jpeg, (43, 36, 24, 7, 4), (0.8676, 0.8491, 0.7732, 0.3891, 0.2700)),
     "white_noise_rgb": Distortion(
-        details.white_noise_rgb, (0.001, 0.002, 0.003, 0.005, 0.01), (0.7786, 0.6781, 0.6090, 0.5419, 0.4601)),
+        details.white_noise_rgb, (0.001, 0.002, 0.003, 0.005, 0.01),
+        (0.7786, 0.6781, 0.6090, 0.5419, 0.4601)),
     "white_noise_ycbcr": Distortion(
         details.white_noise_ycbcr, (0.0001, 0.0005, 0.001, 0.002, 0.003),
         (0.8937, 0.7365, 0.6340, 0.5374, 0.4760)),
@@ -92,7 +93,7 @@ DISTORTIONS: dict[str, Distortion] = {
         tones.brighten, (0.1, 0.2, 0.4, 0.7, 1.1), (0.9011, 0.8575, 0.7265, 0.5402, 0.3619)),
     "darken": Distortion(
         tones.darken, (0.05, 0.1, 0.2, 0.4, 0.8), (0.9201, 0.9055, 0.8462, 0.7070, 0.4442)),
-    # Two-sided, and weakest in the middle: from bright to dark.
+    # Two-sided, from bright to dark, and weakest in the middle.
     "mean_shift": Distortion(
         tones.mean_shift, (0.15, 0.08, 0, -0.08, -0.15), (0.8436, 0.9038, 0.9206, 0.8739, 0.7807)),
     "jitter": Distortion(
@@ -108,7 +109,8 @@ DISTORTIONS: dict[str, Distortion] = {
         details.color_block, (2, 4, 6, 8, 10), (0.5374, 0.4718, 0.4599, 0.4252, 0.4070), patches=True),
     "high_sharpen": Distortion(
         details.high_sharpen, (1, 2, 3, 6, 12), (0.7158, 0.5272, 0.4273, 0.3227, 0.2672)),
-    # Two-sided, and weakest in the middle: from steep to flat.
+    # Two-sided, from steep to flat: levels 3 and 4 change as much, and between them -.2 changes nothing, of
+    # which the score between theirs knows nothing.
     "contrast_change": Distortion(
         tones.contrast_change, (0.3, 0.15, 0, -0.4, -0.6), (0.6839, 0.7717, 0.8580, 0.8283, 0.6648)),
 }
@@ -125,18 +127,19 @@ def distort(
 ) -> Distorted:
     """Put one of `DISTORTIONS` into an RGB image; the same generator state gives the same result, to the bit.
 
-    `level` runs from 1 to 5; strength and score are interpolated between whole levels. `region` is the share of
-    the picture, above 0 to 1, that a soft-edged ellipse around something visible takes; without it the whole
-    picture is distorted. `scale` multiplies what is measured in pixels (the width of a blur, the size of a
-    block): below 1 for pictures smaller than KADID-10k's 512 x 384, so that they look as bad at the size
+    `level` runs from 1 to 5; strength and score are interpolated between whole levels. `region` is the share
+    of the picture, above 0 to 1, that a soft-edged ellipse around something visible takes; without it the
+    whole picture is distorted. `scale` multiplies what is measured in pixels (the width of a blur, the size
+    of a block): below 1 for pictures smaller than KADID-10k's 512 x 384, so that they look as bad at the size
     people see them.
-    Raises ValueError for an image that isn't RGB, an unknown name, a level outside 1..5, a region outside 0..1
-    or a scale <= 0.
+    Raises ValueError for an image that isn't RGB, an unknown name, a level outside 1..5, a region outside
+    0..1 or a scale <= 0.
     """
-    share_is_fine = region is None or 0 < region <= 1
-    if image.mode != "RGB" or name not in DISTORTIONS or not 1 <= level <= 5 or not share_is_fine or scale <= 0:
+    known = image.mode == "RGB" and name in DISTORTIONS
+    if not (known and 1 <= level <= 5 and (region is None or 0 < region <= 1) and scale > 0):
+        where = "the whole" if region is None else f"a share {region}"
         raise ValueError(
-            f"cannot apply {name!r} at level {level!r}, region {region}, scale {scale} to a {image.mode} image"
+            f"cannot apply {name!r} at level {level!r}, scale {scale}, to {where} of a {image.mode} image"
         )
     kind, pixels = DISTORTIONS[name], np.asarray(image)
     place = None if region is None else busy_ellipse(pixels, region, 0.3, rng)
@@ -151,7 +154,7 @@ def at_level(values: Sequence[float], level: float) -> float:
 
 
 def severity_of_score(score: float) -> float:
-    """How bad a mean score on 0..1 is, from 0 (as good as untouched) to 1 (as bad as people find anything)."""
+    """How bad a mean score on 0..1 is: from 0, as good as untouched, to 1, as bad as people find anything."""
     return float(np.clip((CLEAN_SCORE - score) / (CLEAN_SCORE - WORST_SCORE), 0.0, 1.0))
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from instruct_data.artefacts import BENDS, add_artefact
-from instruct_data.distortions import CLEAN_SCORE as CLEAN_SCORE  # also what KADID_SCORES are measured against
+from instruct_data.distortions import (
+    CLEAN_SCORE as CLEAN_SCORE,
+)  # also what KADID_SCORES are measured against
 from instruct_data.distortions import DISTORTIONS, LEVELS, Distorted, distort, severity_of_score
 from mint_iqa.vocabulary import FAULTS, FaultName
 

@@ -13,8 +13,8 @@ _FINE = 3  # the text is drawn so many times larger, then shrunk, for smooth str
 def garbled_text(
     pixels: Bytes, share: float, amplitude: float, rng: np.random.Generator
 ) -> tuple[Region, Bytes]:
-    """A plate of `share` of the picture, in the colour of what was there, with lines of pseudo-text on it; the
-    higher the amplitude (0..1), the more the lines are bent."""
+    """A plate of `share` of the picture, in the colour of what was there, with lines of pseudo-text on it;
+    the higher the amplitude (0..1), the more the lines are bent."""
     height, width = pixels.shape[:2]
     tall = (share * height * width / rng.uniform(1.8, 2.6)) ** 0.5
     wide = min(share * height * width / max(tall, 1), 0.95 * width)
@@ -65,7 +65,8 @@ def _lines(width: int, height: int, rng: np.random.Generator) -> Floats:
                 _letter(draw, (x, base), (letter, 0.42 * line), max(1, round(0.08 * line)), rng)
                 x += 1.25 * letter
             x += 0.3 * line
-    return np.asarray(page.resize(size, Image.Resampling.BOX), np.float32) / 255
+    ink: Floats = np.asarray(page.resize(size, Image.Resampling.BOX), np.float32) / np.float32(255)
+    return ink
 
 
 def _letter(

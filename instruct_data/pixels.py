@@ -1,4 +1,4 @@
-"""Arrays of pixels: rounding to bytes, CIELAB and back, and a Gaussian blur that stays fast when it is wide."""
+"""Arrays of pixels: rounding to bytes, CIELAB and back, and a Gaussian blur that stays fast when wide."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -43,12 +43,12 @@ class Region:
         return faulty, mask
 
     def blend(self, before: Bytes, after: Floats | Bytes) -> Bytes:
-        """`after` laid over `before` by the mask, both [h, w, 3]; where the mask is 0, `before` to the bit."""
+        """`after` laid over `before` by the mask, both [h, w, 3]; `before` to the bit where the mask is 0."""
         return to_bytes(before + self.mask[..., None] * (after - before.astype(np.float32)))
 
 
 def busy_ellipse(pixels: Bytes, share: float, rim: float, rng: np.random.Generator) -> Region:
-    """A rotated ellipse of `share` of the picture, its mask fading over `rim` of its radius, somewhere visible."""
+    """A rotated ellipse of `share` of the picture, fading out over `rim` of its radius, somewhere visible."""
     height, width = pixels.shape[:2]
     reach = (share * height * width / np.pi) ** 0.5
     stretch, turn = rng.uniform(0.8, 1.25), rng.uniform(0, np.pi)

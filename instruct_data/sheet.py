@@ -17,8 +17,8 @@ LABEL = 18  # pixels, of a line of text
 def contact_sheet(image: Image.Image, in_region: bool, seed: int = 0) -> Image.Image:
     """A row for each distortion and artefact, a column for each level, below each picture its severity.
 
-    `in_region` puts the distortions into a quarter of the picture instead of all of it. The same seed in every
-    cell, so that the levels differ in strength only.
+    `in_region` puts the distortions into a quarter of the picture instead of all of it. The same seed in
+    every cell, so that the levels differ in strength only.
     """
     small = image.copy()
     small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
