@@ -47,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("file", type=Path, metavar="AIGIQA2023.json")
     command.set_defaults(run=_grammar)
 
+    command = commands.add_parser("sheet", help="draw every distortion and artefact at every level, labelled")
+    command.add_argument("image", type=Path, help="a picture to damage")
+    command.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    command.add_argument("--region", action="store_true", help="distort a part instead of the whole")
+    command.set_defaults(run=_sheet)
+
     chosen = parser.parse_args(arguments)
     try:
         chosen.run(chosen)
@@ -134,6 +140,17 @@ def _grammar(arguments: Namespace) -> None:
     for found in slot_accuracy(answers):
         cuts = " ".join(f"{cut:.1f}" for cut in found.cuts)
         print(f"{found.slot:24}  {found.commonest:20.3f}  {found.thresholds:20.3f}  {cuts}")
+
+
+def _sheet(arguments: Namespace) -> None:
+    from instruct_data.sheet import contact_sheet
+    from mint_iqa.images import read_image
+
+    drawn = contact_sheet(read_image(arguments.image).rgb, arguments.region)
+    try:
+        drawn.save(arguments.output, "PNG")
+    except OSError as error:
+        raise MintIQAError("unwritable", f"{arguments.output} can't be written ({error.strerror}).") from None
 
 
 def _shares(text: str) -> tuple[int, ...]:
