@@ -18,6 +18,8 @@ LEVELS = (1, 2, 3, 4, 5)
 CLEAN_SCORE = 0.93
 # The bottom of the raters' scale in practice: the strongest blur got .26.
 WORST_SCORE = 0.25
+# Their scale went from 1 to 5, and scores are fifths of it: at 1 nothing of a picture's quality is left.
+LOWEST_SCORE = 0.2
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Distortion:
 
     apply: (pixels, strength, rng, scale) -> pixels; strengths: level by level, those of the generation code
     (function `imdist_generator`); scores: level by level, the mean differential opinion score over its 81
-    photographs, mapped from 1..5 to 0..1, higher is better; patches: whether it puts whole patches into the
-    picture and leaves the rest of it alone.
+    photographs, a fifth of the raters' 1..5, higher is better; patches: whether it puts whole patches into
+    the picture and leaves the rest of it alone.
     """
 
     apply: Callable[[Bytes, float, np.random.Generator, float], Bytes]
@@ -156,6 +158,11 @@ def at_level(values: Sequence[float], level: float) -> float:
 def severity_of_score(score: float) -> float:
     """How bad a mean score on 0..1 is: from 0, as good as untouched, to 1, as bad as people find anything."""
     return float(np.clip((CLEAN_SCORE - score) / (CLEAN_SCORE - WORST_SCORE), 0.0, 1.0))
+
+
+def kept_quality(score: float) -> float:
+    """The share of its quality that a picture keeps under a distortion with this mean score, 0..1."""
+    return float(np.clip((score - LOWEST_SCORE) / (CLEAN_SCORE - LOWEST_SCORE), 0.0, 1.0))
 
 
 def _apply(

@@ -11,9 +11,6 @@ import numpy as np
 from PIL import Image
 
 from instruct_data.artefacts import BENDS, add_artefact
-from instruct_data.distortions import (
-    CLEAN_SCORE as CLEAN_SCORE,
-)  # also what KADID_SCORES are measured against
 from instruct_data.distortions import DISTORTIONS, LEVELS, Distorted, distort, severity_of_score
 from mint_iqa.vocabulary import FAULTS, FaultName
 
@@ -23,6 +20,17 @@ KADID_NAMES: dict[FaultName, str] = {
     "compression": "jpeg",
     "darkness": "darken",
     "pixelation": "pixelate",
+}
+# What the model calls each distortion or artefact. Others (a shift of colour, a seam) it has no name for.
+FAULT_OF: dict[str, FaultName] = {
+    **dict.fromkeys(("gaussian_blur", "lens_blur", "motion_blur"), "blur"),
+    **dict.fromkeys(
+        ("white_noise_rgb", "white_noise_ycbcr", "impulse_noise", "multiplicative_noise"), "noise"
+    ),
+    **dict.fromkeys(("jpeg", "jpeg2000"), "compression"),
+    "darken": "darkness",
+    "pixelate": "pixelation",
+    **dict.fromkeys(BENDS, "malformation"),
 }
 # Mean human score per level, 0..1, higher is better.
 KADID_SCORES: dict[FaultName, tuple[float, ...]] = {

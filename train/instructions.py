@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from instruct_data.prompts import unrelated_prompt
+from instruct_data.prompts import UNRELATED_SCORE, unrelated_prompt
 from instruct_data.templates import make_sample
 from mint_iqa.language import LanguageModel, Turn
 from mint_iqa.processing import MintIQAProcessor
@@ -22,7 +22,6 @@ from train.plan import (
     MATCHING_CAPTION,
     PHOTOGRAPH_AUTHENTICITY,
     PHOTOGRAPH_QUALITY,
-    UNRELATED_PROMPT,
     Sources,
 )
 
@@ -152,7 +151,7 @@ def _scores(
     if draw < NO_PROMPT_SHARE:
         prompt = ""
     elif draw < NO_PROMPT_SHARE + WRONG_PROMPT_SHARE:
-        prompt, matching = unrelated_prompt(prompt, prompts, rng), UNRELATED_PROMPT + 0.1 * rng.random()
+        prompt, matching = unrelated_prompt(prompt, prompts, rng), UNRELATED_SCORE + 0.1 * rng.random()
     points = np.clip(
         100 * np.array([quality, authenticity, matching]) + SCORE_SPREAD * rng.standard_normal(3), 0, 100
     )

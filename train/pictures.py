@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from instruct_data.faults import CLEAN_SCORE, KADID_SCORES, apply_fault, severity_of
+from instruct_data import distortions
+from instruct_data.faults import KADID_SCORES, apply_fault, severity_of
 from mint_iqa.images import read_image
 from mint_iqa.pretrained import cache_root
 from mint_iqa.vocabulary import FAULTS
@@ -115,7 +116,7 @@ def build(name: str, paths: list[str], kinds: tuple[str, ...], seed: int = 0) ->
 
 def kept_quality(fault: str, level: int) -> float:
     """Share of its quality that a picture keeps under a KADID-10k distortion, by the human means; 0..1."""
-    return min(1.0, KADID_SCORES[fault][level - 1] / CLEAN_SCORE)  # type: ignore[index]
+    return distortions.kept_quality(KADID_SCORES[fault][level - 1])  # type: ignore[index]
 
 
 def load(name: str) -> tuple[NDArray[np.uint8], list[Row]]:

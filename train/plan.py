@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from instruct_data.prompts import exchange_word, unrelated_prompt
+from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import prompt_folds
 from mint_iqa.processing import MintIQAProcessor
@@ -29,7 +29,7 @@ NAN = float("nan")
 AUTHENTICITY_SLOPE, AUTHENTICITY_OFFSET = 0.745, 0.126
 PHOTOGRAPH_AUTHENTICITY = 0.95
 PHOTOGRAPH_QUALITY = 0.75
-MATCHING_CAPTION, EXCHANGED_WORD, UNRELATED_PROMPT = 0.85, 0.4, 0.06
+MATCHING_CAPTION = 0.85
 # Below this MOS (0..1) a generated picture may well be blurred or malformed by itself: its faults are
 # unknown.
 CLEAN_FROM = 0.6
@@ -223,8 +223,8 @@ def _second_look(
         return "", NAN
     known = MATCHING_CAPTION if np.isnan(correspondence) else correspondence
     if draw < recipe.no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
-        return exchange.prompt, known * EXCHANGED_WORD / MATCHING_CAPTION
-    return unrelated_prompt(prompt, pool, rng), UNRELATED_PROMPT
+        return exchange.prompt, known * EXCHANGED_SHARE
+    return unrelated_prompt(prompt, pool, rng), UNRELATED_SCORE
 
 
 class Looks(Dataset[dict[str, Any]]):

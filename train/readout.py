@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from instruct_data.prompts import content_words
+from instruct_data.prompts import UNRELATED_SCORE, content_words
 from mint_iqa.metrics import krcc, plcc, srcc
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
-from train.plan import UNRELATED_PROMPT
 from train.stage1 import masked_l1, rank_loss, severity_loss
 
 Floats = NDArray[np.float64]
@@ -113,7 +112,7 @@ class Readout:
         """Correspondence of looks with the prompts of `others`: known where those are unrelated, else NaN."""
         pairs = [(self.words[i], self.words[j]) for i, j in zip(rows.tolist(), others.tolist(), strict=True)]
         apart = [a is not None and b is not None and not a & b for a, b in pairs]
-        return torch.where(torch.tensor(apart), UNRELATED_PROMPT, torch.nan)
+        return torch.where(torch.tensor(apart), UNRELATED_SCORE, torch.nan)
 
     def fit(self, rows: Tensor) -> None:
         """Train fresh heads on the given looks; the standardisation is theirs too."""
@@ -183,7 +182,7 @@ def figures(readout: Readout, rows: Tensor) -> dict[str, float]:
     first, second = readout.scores(clean)
     labels = [readout.human[i] for i in f["source"][clean].tolist()]
     quality, alignment = ([float(r[k]) for r in labels] for k in ("mos_quality", "mos_align"))
-    unrelated = (f["second_correspondence"][clean] == torch.tensor(UNRELATED_PROMPT)).numpy()
+    unrelated = (f["second_correspondence"][clean] == torch.tensor(UNRELATED_SCORE)).numpy()
     return {
         "quality_srcc": srcc(first[:, 0], quality), "quality_plcc": plcc(first[:, 0], quality),
         "quality_krcc": krcc(first[:, 0], quality),

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instruct_data.faults import CLEAN_SCORE, KADID_SCORES, severity_of
+from instruct_data.distortions import kept_quality
+from instruct_data.faults import KADID_SCORES, severity_of
 from instruct_data.prompts import content_words
 from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import FAULTS
@@ -209,7 +210,7 @@ def test_a_degraded_picture_loses_the_quality_that_people_said(
             level = row_of(sources, example).level
             before = fallback or float(label_of(sources, example)["mos_quality"]) / 5
             authenticity = 0.95 if fallback else 0.126 + 0.745 * before
-            kept = KADID_SCORES[fault][level - 1] / CLEAN_SCORE  # type: ignore[index]
+            kept = kept_quality(KADID_SCORES[fault][level - 1])  # type: ignore[index]
             assert example.targets[:2] == pytest.approx((before * kept, authenticity))
             assert math.isnan(example.targets[2]) and not example.human
 

@@ -1,0 +1,296 @@
+"""Instruction data from rated pictures: `python -m instruct_data build configs/...yaml`.
+
+Every picture is shown as it is, or with one known fault, all over or in a place; with its prompt, none,
+another picture's, or its own with a word exchanged; and asked about several times. What is true of it then is
+known, and the answers say that and nothing else. Scores of a changed picture are the human ones times what
+the change leaves of them (see `kept`): estimates, and the `source` says "changed".
+
+The same recipe gives the same bytes, whatever the number of processes and however often it was interrupted.
+"""
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from instruct_data.artefacts import ARTEFACTS, add_artefact
+from instruct_data.distortions import DISTORTIONS, Distorted, distort, kept_quality
+from instruct_data.faults import FAULT_OF
+from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
+from instruct_data.records import (
+    SPLITS,
+    ChangedWord,
+    InstructionSample,
+    RatedImage,
+    Turn,
+    read_jsonl,
+    write_jsonl,
+)
+from instruct_data.segmentation import annotated, segment
+from instruct_data.templates import KINDS, Box, Sample, make_sample
+from mint_iqa.errors import MintIQAError
+from mint_iqa.images import read_image
+from mint_iqa.vocabulary import DIMENSIONS, Dimension
+
+CHUNK = 50  # pictures that are finished together
+REGION_SHARES = (0.1, 0.3)  # of the picture, of a fault in one place
+ARTEFACT_WEIGHT = 0.8  # of the authenticity that the worst artefact takes away
+
+
+@dataclass(frozen=True)
+class Build:
+    """Recipe of a build. Shares are of pictures, 0..1."""
+
+    ratings: str  # JSON Lines of RatedImage, split
+    images: str  # the folder that their paths are relative to
+    output: str
+    samples: int = 10_000
+    questions: int = 4  # about each picture
+    distorted: float = 0.45  # with one of KADID-10k's distortions
+    malformed: float = 0.15  # with a structural artefact
+    in_one_place: float = 0.3  # of the distorted ones
+    distortions: list[str] = field(default_factory=lambda: list(DISTORTIONS))
+    artefacts: list[str] = field(default_factory=lambda: list(ARTEFACTS))
+    no_prompt: float = 0.2
+    unrelated_prompt: float = 0.15
+    exchanged_word: float = 0.15
+    notes: bool = False  # whether prompts carry their content, style and atmosphere, see segmentation.py
+    follow_ups: float = 0.15  # of questions, asked after another one
+    kinds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))  # weights
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as it is asked about, with all that is true of it. scores: 0..100."""
+
+    image: Image.Image | None  # None: as the file has it
+    fault: Distorted | None
+    prompt: str | None
+    exchanged: ChangedWord | None
+    scores: dict[Dimension, float]
+
+
+def build(recipe: Build, processes: int | None = None) -> list[str]:
+    """Write train.jsonl, validation.jsonl, test.jsonl and images/ into `output`; finished parts are kept.
+
+    Returns one sentence for each picture that could not be read; its samples are missing. Raises MintIQAError
+    for ratings without a split, an unknown name in the recipe, or an output folder with another build in it.
+    """
+    _check(recipe)
+    rated, _ = _sources(recipe.ratings)
+    if not rated or any(r.split is None for r in rated):
+        raise MintIQAError(
+            "not_split", f"{recipe.ratings} has no split: run python -m instruct_data split on it first."
+        )
+    output = Path(recipe.output)
+    _claim(output, recipe)
+    chunks = range(-(-recipe.samples // (recipe.questions * CHUNK)))
+    make = partial(_chunk, recipe)
+    with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
+        found = pool.map(make, chunks)
+        problems = [p for part in tqdm(found, "Building", len(chunks), disable=None) for p in part]
+    _join(output, chunks)
+    (output / "problems.txt").write_text("".join(f"{p}\n" for p in problems), encoding="utf-8")
+    return problems
+
+
+def _check(recipe: Build) -> None:
+    known = {"distortions": DISTORTIONS, "artefacts": ARTEFACTS, "kinds": KINDS}
+    for name, names in known.items():
+        if unknown := sorted(set(getattr(recipe, name)) - set(names)):
+            raise MintIQAError("bad_config", f"There are no {name} {unknown}: known are {', '.join(names)}.")
+    if recipe.samples < 1 or recipe.questions < 1 or recipe.distorted + recipe.malformed > 1:
+        raise MintIQAError("bad_config", "A build needs samples, questions, and shares that add up to 1.")
+
+
+def _claim(output: Path, recipe: Build) -> None:
+    """The folder is this recipe's, or an error: parts of two builds must not mix."""
+    path, text = output / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise MintIQAError("output_taken", f"{output} holds another build: choose another output.")
+    (output / "parts").mkdir(parents=True, exist_ok=True)
+    (output / "images").mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _part(output: Path, number: int) -> Path:
+    return output / "parts" / f"{number:05d}.jsonl"
+
+
+def _chunk(recipe: Build, number: int) -> list[str]:
+    """Make pictures number * CHUNK .. of the build unless they are there; what went wrong, in sentences."""
+    path = _part(Path(recipe.output), number)
+    failures = path.with_suffix(".txt")
+    if not path.exists():
+        samples: list[InstructionSample] = []
+        problems: list[str] = []
+        last = -(-recipe.samples // recipe.questions)
+        for i in range(number * CHUNK, min((number + 1) * CHUNK, last)):
+            try:
+                samples += _picture(recipe, i)
+            except MintIQAError as error:
+                problems.append(error.message)
+        failures.write_text("".join(f"{p}\n" for p in problems), encoding="utf-8")
+        write_jsonl(path, samples)  # last: a part that is there is whole
+    return failures.read_text(encoding="utf-8").splitlines()
+
+
+def _join(output: Path, chunks: Sequence[int]) -> None:
+    parts = [sample for n in chunks for sample in read_jsonl(_part(output, n), InstructionSample)]
+    for split in SPLITS:
+        write_jsonl(output / f"{split}.jsonl", (s for s in parts if s.split == split))
+
+
+# --- one picture ---
+
+
+def _picture(recipe: Build, number: int) -> Iterator[InstructionSample]:
+    """The samples of one picture; its file is written as well."""
+    rng = np.random.default_rng([recipe.seed, number])
+    rated, prompts = _sources(recipe.ratings)
+    record = rated[rng.integers(len(rated))]
+    source = Path(recipe.images) / record.image
+    shown = show(recipe, record, source, prompts[record.split], rng)
+    name = f"images/{number:06d}{'.png' if shown.image else source.suffix.lower()}"
+    if shown.image:
+        shown.image.save(Path(recipe.output) / name, compress_level=1)
+    else:
+        shutil.copyfile(source, Path(recipe.output) / name)
+    for _ in range(min(recipe.questions, recipe.samples - number * recipe.questions)):
+        yield ask(recipe, record, shown, name, rng)
+
+
+@lru_cache(maxsize=1)
+def _sources(ratings: str) -> tuple[list[RatedImage], dict[str | None, list[str]]]:
+    """The rated pictures, and the prompts of each split, sorted; read once a process."""
+    rated = read_jsonl(Path(ratings), RatedImage)
+    prompts: dict[str | None, set[str]] = defaultdict(set)
+    for record in rated:
+        prompts[record.split].update([record.prompt] if record.prompt else [])
+    return rated, {split: sorted(texts) for split, texts in prompts.items()}
+
+
+def show(
+    recipe: Build, record: RatedImage, source: Path, pool: Sequence[str], rng: np.random.Generator
+) -> Shown:
+    """Draw what is done to a picture and to its prompt. pool: prompts of the same split.
+
+    Raises MintIQAError if the picture can't be read.
+    """
+    image = read_image(source).rgb
+    fault = _damage(recipe, image, rng)
+    prompt, exchanged, correspondence = _prompt(recipe, record, pool, rng)
+    scores = {name: kept(name, fault) * mos for name, mos in record.mos.items()}
+    scores.pop("correspondence", None)
+    if correspondence is not None:
+        scores["correspondence"] = correspondence
+    return Shown(fault.image if fault else None, fault, prompt, exchanged, scores)
+
+
+def _damage(recipe: Build, image: Image.Image, rng: np.random.Generator) -> Distorted | None:
+    draw, level = rng.random(), int(rng.integers(1, 6))
+    if draw < recipe.malformed:
+        return add_artefact(image, recipe.artefacts[rng.integers(len(recipe.artefacts))], level, rng)
+    if draw < recipe.malformed + recipe.distorted:
+        region = float(rng.uniform(*REGION_SHARES)) if rng.random() < recipe.in_one_place else None
+        name = recipe.distortions[rng.integers(len(recipe.distortions))]
+        return distort(image, name, level, rng, region)
+    return None
+
+
+def _prompt(
+    recipe: Build, record: RatedImage, pool: Sequence[str], rng: np.random.Generator
+) -> tuple[str | None, ChangedWord | None, float | None]:
+    """A prompt, the word exchanged in it, and the picture's correspondence with it, 0..100 or unknown."""
+    known, prompt, draw = record.mos.get("correspondence"), record.prompt, rng.random() - recipe.no_prompt
+    if prompt is None or draw < 0:
+        return None, None, None
+    if draw < recipe.unrelated_prompt:
+        try:
+            return unrelated_prompt(prompt, pool, rng), None, 100 * UNRELATED_SCORE
+        except ValueError:  # too few prompts to find one: its own
+            return prompt, None, known
+    if draw < recipe.unrelated_prompt + recipe.exchanged_word and (changed := exchange_word(prompt, rng)):
+        word = ChangedWord(original=changed.original, replacement=changed.replacement)
+        return changed.prompt, word, None if known is None else EXCHANGED_SHARE * known
+    return prompt, None, known
+
+
+def kept(dimension: Dimension, fault: Distorted | None) -> float:
+    """What a fault leaves of a human score, 0..1.
+
+    Of quality, the share that people gave KADID-10k's photographs with it; of authenticity, what an artefact
+    leaves (nobody rated those: an assumption). In one place, a fault counts by its share of the picture.
+    """
+    if fault is None or dimension == "correspondence":
+        return 1.0
+    area = float(fault.mask.mean())
+    if dimension == "quality":
+        return 1.0 if fault.mean_score is None else 1 - area * (1 - kept_quality(fault.mean_score))
+    return 1.0 if fault.mean_score is not None else 1 - ARTEFACT_WEIGHT * fault.severity
+
+
+def ask(
+    recipe: Build, record: RatedImage, shown: Shown, name: str, rng: np.random.Generator
+) -> InstructionSample:
+    """A question about a picture, with the answer that is true of it."""
+    write = partial(_write, shown, rng)
+    history = ()
+    if rng.random() < recipe.follow_ups:
+        first = write("why_low")
+        history = (Turn(question=first.question, answer=first.answer),)
+    kinds = [k for k, weight in recipe.kinds.items() if weight > 0]
+    weights = np.array([recipe.kinds[k] for k in kinds])
+    sample = write(kinds[rng.choice(len(kinds), p=weights / weights.sum())])
+    prompt = shown.prompt
+    if prompt and recipe.notes:
+        prompt = annotated(prompt, segment(prompt))
+    about = sample.about or ("overall" if sample.kind == "overall" else None)
+    fault = shown.fault
+    return InstructionSample(
+        image=name,
+        prompt=prompt,
+        source=f"{record.source}, changed" if fault or shown.exchanged else record.source,
+        split=record.split,
+        generator=record.generator,
+        reference=record.image,
+        distortion=fault.name if fault else record.distortion,
+        level=int(fault.level) if fault else record.level,
+        dimension=about,
+        mos=shown.scores.get(about) if about in DIMENSIONS else None,
+        scores=shown.scores,
+        question=sample.question,
+        answer=sample.answer,
+        history=history,
+        region=box_of(fault) if fault else None,
+        changed_words=(shown.exchanged,) if shown.exchanged else (),
+    )
+
+
+def _write(shown: Shown, rng: np.random.Generator, kind: str) -> Sample:
+    fault, word = shown.fault, shown.exchanged
+    faults = [(FAULT_OF[fault.name], fault.severity)] if fault and fault.name in FAULT_OF else []
+    scores = {name: shown.scores.get(name) for name in DIMENSIONS}
+    exchanged = (word.replacement, word.original) if word else None
+    region = box_of(fault) if fault else None
+    return make_sample(kind, scores, faults, shown.prompt, rng, region, exchanged)
+
+
+def box_of(fault: Distorted) -> Box | None:
+    """The smallest box around a fault, as shares of width and height; None if it takes the whole picture."""
+    rows, columns = (np.flatnonzero((fault.mask > 0).any(axis=axis)) for axis in (1, 0))
+    if not len(rows) or fault.mask.min() > 0:
+        return None
+    height, width = fault.mask.shape
+    left, top = columns[0] / width, rows[0] / height
+    return float(left), float(top), float((columns[-1] + 1) / width), float((rows[-1] + 1) / height)
