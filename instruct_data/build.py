@@ -3,7 +3,7 @@
 Every picture is shown as it is, or with one known fault, all over or in a place; with its prompt, none,
 another picture's, or its own with a word exchanged; and asked about several times. What is true of it then is
 known, and the answers say that and nothing else. Scores of a changed picture are the human ones times what
-the change leaves of them (see `kept`): estimates, and the `source` says "changed".
+the change leaves of them (see `kept`): estimates. Where picture or prompt were changed, the `source` says so.
 
 The same recipe gives the same bytes, whatever the number of processes and however often it was interrupted.
 """
@@ -245,7 +245,7 @@ def ask(
 ) -> InstructionSample:
     """A question about a picture, with the answer that is true of it."""
     write = partial(_write, shown, rng)
-    history = ()
+    history: tuple[Turn, ...] = ()
     if rng.random() < recipe.follow_ups:
         first = write("why_low")
         history = (Turn(question=first.question, answer=first.answer),)
@@ -255,12 +255,13 @@ def ask(
     prompt = shown.prompt
     if prompt and recipe.notes:
         prompt = annotated(prompt, segment(prompt))
+    other_prompt = shown.prompt not in (record.prompt, None)
     about = sample.about or ("overall" if sample.kind == "overall" else None)
     fault = shown.fault
     return InstructionSample(
         image=name,
         prompt=prompt,
-        source=f"{record.source}, changed" if fault or shown.exchanged else record.source,
+        source=f"{record.source}, changed" if fault or other_prompt else record.source,
         split=record.split,
         generator=record.generator,
         reference=record.image,

@@ -77,7 +77,7 @@ def answer_of(levels: Mapping[str, int], dimension: Dimension) -> str:
     return SENTENCES[dimension].format(**{slot.name: slot.words[levels[slot.name]] for slot in own})
 
 
-def fit_cuts(scores: ArrayLike, levels: Sequence[int], count: int) -> list[float]:
+def fit_cuts(scores: ArrayLike, levels: ArrayLike, count: int) -> list[float]:
     """The count - 1 ascending cuts on `scores` that give the most of `levels` (0..count-1) right.
 
     A score at a cut belongs to the level above it. Exact, by dynamic programming over the sorted scores.
@@ -128,14 +128,12 @@ def slot_accuracy(answers: Sequence[tuple[str, float, str]], seed: int = 0) -> I
         if not rows:
             continue
         prompts, scores, levels = zip(*rows, strict=True)
-        x, y = np.array(scores), np.array(levels)
+        x, y, count = np.array(scores), np.array(levels), len(slot.words)
         fold = prompt_folds(prompts, None, min(FOLDS, len(set(prompts))), seed=seed)
         right = np.zeros((2, len(y)), bool)
         for k in np.unique(fold):
             rest, own = fold != k, fold == k
             right[0, own] = y[own] == np.bincount(y[rest]).argmax()
-            right[1, own] = y[own] == np.searchsorted(
-                fit_cuts(x[rest], y[rest], len(slot.words)), x[own], "right"
-            )
-        cuts = tuple(fit_cuts(x, y, len(slot.words)))
-        yield SlotAccuracy(slot.name, len(y), *map(float, right.mean(axis=1)), cuts)
+            right[1, own] = y[own] == np.searchsorted(fit_cuts(x[rest], y[rest], count), x[own], "right")
+        commonest, thresholds = right.mean(axis=1).tolist()
+        yield SlotAccuracy(slot.name, len(y), commonest, thresholds, tuple(fit_cuts(x, y, count)))

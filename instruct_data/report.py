@@ -74,7 +74,8 @@ def _page(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
     yield _chart("Asked about", Counter(s.dimension or "something else" for s in samples))
     yield _chart("Source", Counter(s.source for s in samples))
     yield _chart("Done to the picture", _by_picture(samples, lambda s: s.distortion or "nothing"))
-    yield _chart("Level of it", _by_picture(samples, lambda s: str(s.level or "-")))
+    levels = _by_picture(samples, lambda s: str(s.level or "-"))
+    yield _chart("Level of it", Counter(dict(sorted(levels.items()))), in_order=True)
     yield _chart("Prompt", _by_picture(samples, _prompt_kind))
     yield '</div><h2>Scores</h2><div class="charts">'
     for name in DIMENSIONS:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from PIL import Image
 
 from instruct_data.__main__ import main
 from instruct_data.records import InstructionSample, RatedImage, schema
@@ -20,6 +21,11 @@ COMMANDS = re.findall(r"^python -m instruct_data (.*)$", TEXT, re.MULTILINE)
 
 def test_the_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     shutil.copytree(LABELS, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(LABELS.parents[2] / "configs", tmp_path / "configs")
+    for i, name in enumerate(
+        ["boat.png", *re.findall(r"(?m)^[\w.-]+\.jpg", (LABELS / "data.csv").read_text())]
+    ):
+        Image.effect_noise((64, 48), 10 * i + 10).convert("RGB").save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     for command in COMMANDS:
         assert main(shlex.split(command)) == 0, f"{command}: {capsys.readouterr().err}"
