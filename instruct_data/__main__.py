@@ -33,6 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("kind", nargs="?", choices=("samples", "ratings"), default="samples")
     command.set_defaults(run=_schema)
 
+    command = commands.add_parser("segment", help="prompts -> their content, style and atmosphere")
+    command.add_argument("file", type=Path, metavar="IN.jsonl", help="ratings or samples")
+    command.add_argument("--output", type=Path, required=True, help="JSON Lines file to write")
+    command.add_argument("--model", help="folder of a chat model; by rules if left out")
+    command.set_defaults(run=_segment)
+
     command = commands.add_parser("build", help="rated pictures -> instruction data, by a recipe")
     command.add_argument("recipe", type=Path, help="a YAML file of configs/")
     command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
@@ -106,6 +112,23 @@ def _split(arguments: Namespace) -> None:
             )  # fmt: skip
     write_jsonl(arguments.output, done)
     print(", ".join(f"{side} {count:,}" for side, count in splits.sizes(done).items()))
+
+
+def _segment(arguments: Namespace) -> None:
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from instruct_data.segmentation import chat_with, segment, segment_with
+
+    split = partial(segment_with, chat_with(arguments.model)) if arguments.model else segment
+    prompts = sorted({r.prompt for r in read_any_jsonl(arguments.file) if r.prompt})
+    lines = [
+        json.dumps({"prompt": prompt, **vars(split(prompt))}, ensure_ascii=False) + "\n"
+        for prompt in tqdm(prompts, "Segmenting", disable=None)
+    ]
+    arguments.output.write_text("".join(lines), encoding="utf-8")
+    print(f"{len(prompts):,} prompts in {arguments.output}")
 
 
 def _build(arguments: Namespace) -> None:

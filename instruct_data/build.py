@@ -25,6 +25,8 @@ from tqdm import tqdm
 from instruct_data.artefacts import ARTEFACTS, add_artefact
 from instruct_data.distortions import DISTORTIONS, Distorted, distort, kept_quality
 from instruct_data.faults import FAULT_OF
+from instruct_data.grammar import answer_for
+from instruct_data.importers.aigciqa2023 import QUESTIONS as PUBLISHED_QUESTIONS
 from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
 from instruct_data.records import (
     SPLITS,
@@ -35,7 +37,7 @@ from instruct_data.records import (
     read_jsonl,
     write_jsonl,
 )
-from instruct_data.segmentation import annotated, segment
+from instruct_data.segmentation import Segments, annotated, read_notes, segment
 from instruct_data.templates import KINDS, Box, Sample, make_sample
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
@@ -63,7 +65,10 @@ class Build:
     no_prompt: float = 0.2
     unrelated_prompt: float = 0.15
     exchanged_word: float = 0.15
-    notes: bool = False  # whether prompts carry their content, style and atmosphere, see segmentation.py
+    # Whether prompts carry their content, style and atmosphere: "" (no), "rules", or the file that
+    # `python -m instruct_data segment` has written; prompts that it lacks are split by the rules.
+    notes: str = ""
+    published: float = 0.0  # of questions, asked and answered in the words of AIGCIQA2023+
     follow_ups: float = 0.15  # of questions, asked after another one
     kinds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))  # weights
     seed: int = 0
@@ -111,6 +116,7 @@ def _check(recipe: Build) -> None:
             raise MintIQAError("bad_config", f"There are no {name} {unknown}: known are {', '.join(names)}.")
     if recipe.samples < 1 or recipe.questions < 1 or recipe.distorted + recipe.malformed > 1:
         raise MintIQAError("bad_config", "A build needs samples, questions, and shares that add up to 1.")
+    _notes(recipe.notes)  # a broken file is an error now and not one of every picture
 
 
 def _claim(output: Path, recipe: Build) -> None:
@@ -251,10 +257,11 @@ def ask(
         history = (Turn(question=first.question, answer=first.answer),)
     kinds = [k for k, weight in recipe.kinds.items() if weight > 0]
     weights = np.array([recipe.kinds[k] for k in kinds])
-    sample = write(kinds[rng.choice(len(kinds), p=weights / weights.sum())])
+    sample = _published(shown, rng) if rng.random() < recipe.published else None
+    sample = sample or write(kinds[rng.choice(len(kinds), p=weights / weights.sum())])
     prompt = shown.prompt
     if prompt and recipe.notes:
-        prompt = annotated(prompt, segment(prompt))
+        prompt = annotated(prompt, _notes(recipe.notes).get(prompt) or segment(prompt))
     other_prompt = shown.prompt not in (record.prompt, None)
     about = sample.about or ("overall" if sample.kind == "overall" else None)
     fault = shown.fault
@@ -276,6 +283,19 @@ def ask(
         region=box_of(fault) if fault else None,
         changed_words=(shown.exchanged,) if shown.exchanged else (),
     )
+
+
+def _published(shown: Shown, rng: np.random.Generator) -> Sample | None:
+    """The published question about one of the scores, and the answer that goes with it."""
+    if not shown.scores:
+        return None
+    name = list(shown.scores)[rng.integers(len(shown.scores))]
+    return Sample(PUBLISHED_QUESTIONS[name], answer_for(shown.scores[name], name), name, name)
+
+
+@lru_cache(maxsize=1)
+def _notes(source: str) -> dict[str, Segments]:
+    return {} if source in ("", "rules") else read_notes(Path(source))
 
 
 def _write(shown: Shown, rng: np.random.Generator, kind: str) -> Sample:

@@ -2,13 +2,19 @@
 
 The paper has an LLM rewrite each prompt into these three and appends them to what the Q-Former reads. Here a
 deterministic splitter does it by phrases; `segment_with` asks any chat model instead.
+
+    python -m instruct_data segment rated.jsonl --output notes.jsonl [--model FOLDER]
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from instruct_data.prompts import STOP_WORDS, STYLE_PHRASES
+from instruct_data.reading import read_bytes
+from mint_iqa.errors import MintIQAError
 
 Chat = Callable[[list[dict[str, str]]], str]  # messages -> the answer, e.g. a transformers pipeline wrapped
 
@@ -46,6 +52,7 @@ INSTRUCTION = (
     "content: what is to be seen\nstyle: how it is made\natmosphere: light, colour and mood\n"
     "Leave a line empty if the prompt does not say."
 )
+ANSWER_TOKENS = 160  # at most, of a chat model
 
 
 @dataclass(frozen=True)
@@ -102,3 +109,47 @@ def segment_with(chat: Chat, prompt: str) -> Segments:
     if not said.get("content") or len(said) < 3:
         return segment(prompt)
     return Segments(said["content"], said["style"], said["atmosphere"])
+
+
+def read_notes(path: Path) -> dict[str, Segments]:
+    """Prompts and their parts from a file of JSON Lines; MintIQAError, naming the line, for a broken one."""
+    notes = {}
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                prompt = row.pop("prompt")
+                notes[str(prompt)] = Segments(**{name: str(text) for name, text in row.items()})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise MintIQAError(
+                    "unusable_lines",
+                    f"{path} line {number} is no prompt with its parts: write it by `segment`.",
+                ) from error
+    return notes
+
+
+def chat_with(model: str | Path) -> Chat:
+    """Any chat model of transformers, from a local folder or the hub's cache: greedy, so always the same.
+
+    Raises MintIQAError if it can't be loaded or has no chat template.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # seconds that the rules do without
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        llm = AutoModelForCausalLM.from_pretrained(model).eval()
+    except (OSError, ValueError) as error:
+        raise MintIQAError(
+            "model_missing", f"{model} is no chat model that can be loaded: give the folder of one."
+        ) from error
+    if tokenizer.chat_template is None:
+        raise MintIQAError("model_missing", f"{model} has no chat template: give an instruction-tuned model.")
+
+    def chat(messages: list[dict[str, str]]) -> str:
+        asked = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        answer = llm.generate(**asked, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+        return str(tokenizer.decode(answer[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
+
+    return chat

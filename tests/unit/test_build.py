@@ -13,6 +13,8 @@ from instruct_data.__main__ import main
 from instruct_data.build import Build, build, kept
 from instruct_data.distortions import DISTORTIONS, distort, kept_quality
 from instruct_data.faults import FAULT_OF
+from instruct_data.grammar import answer_for
+from instruct_data.importers.aigciqa2023 import QUESTIONS
 from instruct_data.records import SPLITS, InstructionSample, RatedImage, read_jsonl, write_jsonl
 from instruct_data.report import warnings_of, write_report
 from instruct_data.templates import place_of
@@ -121,6 +123,25 @@ def test_what_was_changed_says_so(source, built, samples):
 def test_without_a_prompt_there_is_no_correspondence(samples):
     bare = [s for s in samples if s.prompt is None]
     assert bare and all("correspondence" not in s.scores for s in bare)
+
+
+def test_questions_may_be_those_of_the_published_data(source, tmp_path):
+    build(recipe(source, tmp_path / "data", published=1.0))
+    samples = read_jsonl(tmp_path / "data/train.jsonl", InstructionSample)
+    assert {s.question for s in samples} == {QUESTIONS[name] for name in DIMENSIONS}
+    assert all(s.answer == answer_for(s.mos, s.dimension) for s in samples)
+
+
+def test_prompts_may_carry_notes(source, tmp_path):
+    notes = tmp_path / "notes.jsonl"
+    row = {"prompt": PROMPTS[1], "content": "cats", "style": "plain", "atmosphere": "calm"}
+    notes.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    build(recipe(source, tmp_path / "data", notes=str(notes)))
+    prompts = {
+        s.prompt for split in SPLITS for s in read_jsonl(tmp_path / f"data/{split}.jsonl", InstructionSample)
+    }
+    assert f"{PROMPTS[1]}. Content: cats. Style: plain. Atmosphere: calm." in prompts
+    assert f"{PROMPTS[3]}. Content: an old castle. Style: anime style." in prompts  # by the rules
 
 
 # --- scores of changed pictures ---

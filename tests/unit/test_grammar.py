@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instruct_data.grammar import SLOTS, answer_of, fit_cuts, levels_in, slot_accuracy
+from instruct_data.grammar import CUTS, SLOTS, answer_for, answer_of, fit_cuts, levels_in, slot_accuracy
 
 
 @pytest.mark.parametrize("dimension", ["quality", "authenticity", "correspondence"])
@@ -48,6 +48,12 @@ def test_no_other_cuts_give_more_levels_right(pairs) -> None:
     assert right(cuts) == max(right(c) for c in itertools.combinations_with_replacement(places, 2))
 
 
+def test_a_score_is_answered_by_its_cuts():
+    assert answer_for(80, "quality") == answer_of({"clarity": 3, "outline": 3, "detail": 3}, "quality")
+    assert answer_for(45, "authenticity") == "The image is partially distorted."
+    assert answer_for(10, "correspondence") == "The image and its prompt are highly inconsistent."
+
+
 def test_slot_accuracy_is_measured_on_unseen_prompts() -> None:
     # The word follows from the score alone; a prompt's own commonest word would be wrong on every other one.
     answers = [
@@ -74,3 +80,4 @@ def test_every_answer_of_the_published_labels_fills_its_slots_and_scores_predict
     found = {s.slot: s for s in slot_accuracy(answers)}
     assert list(found) == [s.name for s in SLOTS]
     assert all(s.answers == 2400 and s.thresholds > s.commonest + 0.1 for s in found.values())
+    assert all(s.cuts == pytest.approx(CUTS[name], abs=0.01) for name, s in found.items())

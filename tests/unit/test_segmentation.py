@@ -1,12 +1,16 @@
 """Prompts taken apart: content, style, atmosphere."""
 
+import json
 import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruct_data.segmentation import Segments, annotated, segment, segment_with
+from instruct_data.__main__ import main
+from instruct_data.records import RatedImage, write_jsonl
+from instruct_data.segmentation import Segments, annotated, read_notes, segment, segment_with
+from mint_iqa.errors import MintIQAError
 
 
 @pytest.mark.parametrize(
@@ -71,3 +75,43 @@ def test_a_chat_model_splits_in_its_own_way():
 @pytest.mark.parametrize("answer", ["", "I would say it's nice.", "content:\nstyle: x\natmosphere: y"])
 def test_an_answer_that_is_not_in_three_lines_falls_back_on_the_rules(answer):
     assert segment_with(lambda _: answer, "a fox, top view") == segment("a fox, top view")
+
+
+@pytest.fixture
+def rated(tmp_path):
+    prompts = ["a fox, top view", "a boat", "a fox, top view", None]
+    records = [
+        RatedImage(image=f"{i}.png", prompt=prompt, mos={"quality": 50}, source="mine")
+        for i, prompt in enumerate(prompts)
+    ]
+    write_jsonl(tmp_path / "rated.jsonl", records)
+    return tmp_path / "rated.jsonl"
+
+
+def test_the_command_writes_each_prompt_once_with_its_parts(rated, capsys):
+    notes = rated.with_name("notes.jsonl")
+    assert main(["segment", str(rated), "--output", str(notes)]) == 0
+    assert capsys.readouterr().out.startswith("2 prompts")
+    assert read_notes(notes) == {text: segment(text) for text in ("a boat", "a fox, top view")}
+
+
+def test_a_chat_model_can_be_asked_instead(rated, tiny_language):
+    # Random weights say nothing of use, and the rules take over.
+    notes = rated.with_name("notes.jsonl")
+    assert main(["segment", str(rated), "--output", str(notes), "--model", str(tiny_language)]) == 0
+    assert read_notes(notes)["a fox, top view"] == segment("a fox, top view")
+
+
+def test_a_folder_without_a_chat_model_is_named(rated, tmp_path, capsys):
+    assert main(["segment", str(rated), "--output", "x", "--model", str(tmp_path)]) == 2
+    assert f"{tmp_path} is no chat model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", json.dumps({"prompt": "a fox"}), json.dumps({"content": "a fox"})]
+)
+def test_a_broken_line_of_notes_is_named(tmp_path, line):
+    good = json.dumps({"prompt": "a", "content": "a", "style": "", "atmosphere": ""})
+    (tmp_path / "notes.jsonl").write_text(f"{good}\n{line}\n")
+    with pytest.raises(MintIQAError, match="line 2"):
+        read_notes(tmp_path / "notes.jsonl")
