@@ -299,7 +299,8 @@ def _published_words(
     first, second = files.read_token_ids(label, state, clip.text_model.embeddings.token_embedding.weight, END)
     if (first, second) == usual.ids:
         return usual
-    return Antonyms((f"tokens {first[1:-1]}", f"tokens {second[1:-1]}"), (first, second))
+    named = [f"tokens {', '.join(map(str, ids[1:-1]))}" for ids in (first, second)]
+    return Antonyms((named[0], named[1]), (first, second))
 
 
 def crops(image: NDArray[np.uint8] | Tensor, size: int = 224, limit: int = MAX_CROPS) -> Tensor:

@@ -25,10 +25,12 @@ def clip(layers: int = 3, seed: int = 0, patch_size: int = 16) -> CLIPModel:
     return model.eval()
 
 
-def published(model: CLIPModel, seed: int = 0) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def published(
+    model: CLIPModel, seed: int = 0, perceptual: Antonyms = GOOD
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The auxiliary and the target file, with random prompts for 12 layers."""
     generator = torch.Generator().manual_seed(seed)
-    return _file(model, ALIGNED, False, generator), _file(model, GOOD, True, generator)
+    return _file(model, ALIGNED, False, generator), _file(model, perceptual, True, generator)
 
 
 def _file(model: CLIPModel, words: Antonyms, fused: bool, generator: torch.Generator) -> dict[str, Tensor]:
