@@ -266,6 +266,7 @@ CHANGES = {
     "load": lambda model: model.load_state_dict(build(seed=1).state_dict()),
     "step": step,
     "edit, then eval": edit_and_eval,
+    "rounding": lambda model: model.bfloat16().float(),
 }
 
 
@@ -280,14 +281,6 @@ def test_changed_weights_are_not_answered_from_what_was_kept(change):
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(after.perceptual, fresh(pictures()).perceptual)
     assert not torch.allclose(before.perceptual, after.perceptual, atol=1e-4)
-
-
-@torch.no_grad()
-def test_a_move_to_another_precision_takes_along_what_was_kept():
-    model = build()
-    expected = model(pictures())
-    double = model.double()(pictures().double())
-    torch.testing.assert_close(double.perceptual.float(), expected.perceptual, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
