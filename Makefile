@@ -55,7 +55,7 @@ test: setup  ## run every test (those that need data say so and are skipped with
 check: setup  ## lint, format, types, layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy mint_iqa
+	$(BIN)/mypy mint_iqa ui
 	$(TEST_ENV) $(PYTEST) -q tests/unit/test_layout.py
 
 clean:  ## remove what the rules above built (.venv included)
