@@ -37,12 +37,13 @@ def _serve(
     model: str, host: str, port: int, login: tuple[str, str] | None, queue_size: int, max_upload: int
 ) -> None:
     from mint_iqa.assessor import Assessor  # here, so that --help need not wait for torch and Gradio
-    from ui.app import build, launch
-    from ui.session import Sessions
 
     print(f"Loading {model} ...", file=sys.stderr)
     assessor = Assessor.from_pretrained(model)
     assessor.language_model()  # now, or the first answer would wait for it
+    from ui.app import build, launch
+    from ui.session import Sessions
+
     page = build(assessor, Sessions(), queue_size)
     try:
         launch(page, host=host, port=port, auth=login, max_upload=max_upload)

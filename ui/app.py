@@ -165,7 +165,7 @@ def _result() -> _Result:
         label="Conversation",
         show_label=False,
         buttons=["copy"],
-        render_markdown=False,  # a picture's address in a question would be fetched
+        render_markdown=False,  # the address of a picture in a question would be fetched
         height=340,
         placeholder="The scores come first, then the reasons. After that, ask.",
         elem_id="chat",

@@ -148,13 +148,13 @@ def view(shown: Conversation | None, note: str = "", error: str = "") -> list[An
         return [alert + look.waiting(), [], "", "", stop, *_buttons([])]
     scores = alert + look.result(shown.assessment, note)
     files = look.downloads(shown.records, shown.assessment.image)
-    return [scores, shown.messages(), files, "", stop, *_buttons(suggestions(shown))]
+    return [scores, look.messages(shown), files, "", stop, *_buttons(suggestions(shown))]
 
 
 def _writing(shown: Conversation) -> list[Any]:
     unchanged = [gr.skip()] * MAX_SUGGESTIONS
     scores = look.result(shown.assessment) if not shown.pending or not shown.pending.text else gr.skip()
-    return [scores, shown.messages(), gr.skip(), "", gr.update(interactive=True), *unchanged]
+    return [scores, look.messages(shown), gr.skip(), "", gr.update(interactive=True), *unchanged]
 
 
 def _complaint(message: str) -> list[Any]:

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from mint_iqa.records import Assessment, FailedAssessment, Fault, ModelInfo, Record, Scores
 from mint_iqa.vocabulary import DIMENSIONS, LEVEL_CUTS, LEVELS, level_of
 from ui.export import csv_text, json_text
-from ui.session import Compared
+from ui.session import Compared, Conversation
 
 # Dots closer than this share of the scale would cover each other on a telephone.
 DOT_WIDTH = 7.0
@@ -47,6 +47,11 @@ def result(assessment: Assessment, note: str = "") -> str:
 def alert(message: str) -> str:
     """A sentence on what went wrong."""
     return f'<p class="alert" role="alert">{escape(message)}</p>'
+
+
+def messages(shown: Conversation) -> list[dict[str, str]]:
+    """The conversation for a chatbot, which takes any text for HTML, even where it renders no Markdown."""
+    return [{**message, "content": escape(message["content"], quote=False)} for message in shown.messages()]
 
 
 def downloads(records: Sequence[Record], name: str) -> str:

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from itertools import pairwise
 
 import jsonschema
 import numpy as np
@@ -131,7 +132,7 @@ def test_an_overlong_prompt_is_refused_and_the_picture_stays(assessor, uploads):
 def test_an_answer_grows_a_piece_at_a_time_and_is_what_the_assessor_answers(assessor, shown):
     seen = [shown.messages()[-1]["content"] for _ in shown.ask(assessor, "Why?") if shown.pending]
     assert seen[0] == "…" and len(seen) > 3
-    assert all(later.startswith(earlier) for earlier, later in zip(seen[1:], seen[2:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in pairwise(seen[1:]))
     assert shown.answers[0].answer == assessor.answer(shown.picture, "Why?", PROMPT).answer
     assert shown.pending is None
 
@@ -193,7 +194,7 @@ def test_a_long_conversation_is_cut_to_its_end_and_keeps_its_picture(assessor, s
     monkeypatch.setattr(assessor, "ask", lambda *_: iter(["yes"]))
     for i in range(MAX_ANSWERS + 5):
         ask(shown, assessor, f"Why {i}?")
-    assert [a.question for a in shown.answers][0] == "Why 5?" and len(shown.answers) == MAX_ANSWERS
+    assert shown.answers[0].question == "Why 5?" and len(shown.answers) == MAX_ANSWERS
     assert shown.records[0].scores == shown.assessment.scores and len(shown.messages()) == 2 * MAX_ANSWERS
 
 
@@ -256,7 +257,14 @@ def test_only_files_in_the_upload_cache_are_opened(tmp_path):
     inside.parent.mkdir(parents=True)
     (cache / "link.png").symlink_to("/etc/hostname")
     assert upload_of({"path": str(inside), "orig_name": "Fox.png"}, cache) == Upload(str(inside), "Fox.png")
-    outside = ["/etc/passwd", f"{cache}/../secret.png", f"{cache}/link.png", "", 3, "http://example.com/a.png"]
+    outside = [
+        "/etc/passwd",
+        f"{cache}/../secret.png",
+        f"{cache}/link.png",
+        "",
+        3,
+        "http://example.com/a.png",
+    ]
     for payload in [None, "text", {}, *({"path": path} for path in outside)]:
         with pytest.raises(MintIQAError) as error:
             upload_of(payload, cache)
