@@ -10,6 +10,7 @@ from playwright.sync_api import Page, expect
 
 from mint_iqa.assessor import Assessor
 from mint_iqa.records import schema
+from mint_iqa.vocabulary import LEVELS
 from tests.browser.conftest import EXAMPLES, serve
 
 SCORES = "#scores [role=meter]"
@@ -204,8 +205,9 @@ def test_a_screen_of_400_pixels_needs_no_scrolling_sideways(open_page, url, tab)
         page.click("#examples button >> nth=3")
         wait_for_answer(page, 1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    too_wide = "[...document.querySelectorAll('.score, .score .name, #examples button, td')].filter(e => e.offsetParent"
-    assert page.evaluate(f"{too_wide} && e.scrollWidth > e.clientWidth + 1).map(e => e.outerHTML)") == []
+    cut = "[...document.querySelectorAll('.score .name, .score .word, #examples button, td')].filter("
+    cut += "e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)"
+    assert page.evaluate(cut) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -214,6 +216,9 @@ def test_texts_stand_out_in_light_and_dark(open_page, url, scheme):
     show(page, prompt="a cup")
     for selector in (".score .name", ".score .word", ".faults", ".hint", "#ask", "#suggestions button"):
         assert contrast(page, selector) >= 4.5, selector
+    for level in LEVELS:
+        page.evaluate("level => document.querySelector('.score').className = `score ${level}`", level)
+        assert contrast(page, ".score .word") >= 4.5, level
 
 
 def test_the_button_changes_light_to_dark(open_page, url):

@@ -328,12 +328,6 @@ def test_sessions_are_bounded_in_number_and_age():
     assert aging.get("a") is not aging.get("a")
 
 
-def test_a_held_picture_keeps_no_pixels(assessor, uploads):
-    picture = Session().show(assessor, uploads[0], "").picture
-    assert not [value for value in vars(picture).values() if isinstance(value, Image.Image)]
-    assert picture.size == (60, 40)
-
-
 # --- what is shown and taken away ---
 
 
