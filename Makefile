@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TEST_ENV = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test check clean
+.PHONY: help setup demo chat browser test check clean
 
 help:  ## list the rules
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -42,13 +42,20 @@ demo: setup  ## score and explain the pictures in examples/
 	$(BIN)/mint-iqa score --manifest examples/demo.csv --explain --format table --output $(DEMO)
 	@echo 'The same as JSON: $(abspath $(DEMO))'
 
+chat: setup  ## score and ask on a page at http://127.0.0.1:7860
+	$(BIN)/python -m ui
+
+browser:  ## install the Chromium that the browser tests drive (Debian and Ubuntu, as root)
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
 test: setup  ## run every test (those that need data say so and are skipped without it)
 	$(TEST_ENV) $(PYTEST) -q
 
 check: setup  ## lint, format, types, layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy mint_iqa instruct_data
+	$(BIN)/mypy mint_iqa instruct_data ui
 	$(TEST_ENV) $(PYTEST) -q tests/unit/test_layout.py
 
 clean:  ## remove what the rules above built (.venv included)

@@ -39,11 +39,14 @@ MAX_QUESTION_CHARACTERS = 500
 class Picture:
     """A picture read and encoded once: give it to `assess` and `ask` in place of a file to repeat nothing.
 
-    name: what the user called it. A `Picture` is only good for the Assessor that made it.
+    name: what the user called it; size: (width, height); sha256 and warnings as in `ReadImage`. It keeps no
+    pixels, so that many can be held. A `Picture` is only good for the Assessor that made it.
     """
 
     name: str
-    read: ReadImage
+    size: tuple[int, int]
+    sha256: str | None
+    warnings: tuple[str, ...]
     encoded: EncodedImage
     distance: float
 
@@ -97,11 +100,12 @@ class Assessor:
         processor = MintIQAProcessor.from_config(loaded.config, folder)
         return cls(loaded, processor, info, folder, language_dtype=kind)
 
-    def read(self, image: Source | Picture, name: str | None = None) -> Picture:
+    def read(self, image: Source | ReadImage | Picture, name: str | None = None) -> Picture:
         """Read and encode a picture. Raises MintIQAError for whatever is not one."""
         if isinstance(image, Picture):
             return image
-        return self._encode([(name or _name(image), read_image(image))])[0]
+        read = image if isinstance(image, ReadImage) else read_image(image)
+        return self._encode([(name or _name(image), read)])[0]
 
     def assess(self, image: Source | Picture, prompt: str | None = None, explain: bool = True) -> Assessment:
         """Scores 0..100, faults, and with `explain` the reasons in words; MintIQAError for a bad picture."""
@@ -141,7 +145,7 @@ class Assessor:
         text = "".join(self._stream(rated, asked, ()))
         return Answer(
             image=rated.picture.name,
-            image_sha256=rated.picture.read.sha256,
+            image_sha256=rated.picture.sha256,
             prompt=rated.prompt,
             model=self.model_info,
             question=question,
@@ -160,7 +164,7 @@ class Assessor:
         encoded = self.model.encode_image(pixels.to(self.model.device, self.model.dtype))
         distances = self.model.novelty(encoded).tolist()
         return [
-            Picture(name, r, encoded.one(i), d)
+            Picture(name, r.rgb.size, r.sha256, r.warnings, encoded.one(i), d)
             for i, ((name, r), d) in enumerate(zip(read, distances, strict=True))
         ]
 
@@ -195,12 +199,12 @@ class Assessor:
         severities = output.faults[i].float().sigmoid().tolist() if output.faults is not None else []
         found = [(n, s) for n, s in zip(self.model.config.faults, severities, strict=True) if s >= NAMED_FROM]
         faults = tuple(Fault(name=n, severity=s) for n, s in sorted(found, key=lambda f: -f[1]))
-        warnings = (*picture.read.warnings, *self._warnings(picture, cut))
+        warnings = (*picture.warnings, *self._warnings(picture, cut))
         vectors = output.quality_vectors[i : i + 1]
         return Rated(picture, prompt, Scores(**scores), faults, warnings, vectors)
 
     def _warnings(self, picture: Picture, cut: bool) -> Iterator[str]:
-        width, height = picture.read.rgb.size
+        width, height = picture.size
         if max(width, height) > self.processor.max_aspect * min(width, height):
             yield (
                 f"The picture is very elongated ({width} x {height}): only its middle part of "
@@ -216,7 +220,7 @@ class Assessor:
     def _assessment(self, rated: Rated, explain: bool) -> Assessment:
         return Assessment(
             image=rated.picture.name,
-            image_sha256=rated.picture.read.sha256,
+            image_sha256=rated.picture.sha256,
             prompt=rated.prompt,
             model=self.model_info,
             scores=rated.scores,

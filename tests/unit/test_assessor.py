@@ -15,6 +15,7 @@ from mint_iqa import assessor as assessor_module
 from mint_iqa import records
 from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor, find_checkpoint, revision_of
 from mint_iqa.errors import MintIQAError
+from mint_iqa.images import read_image
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.records import Assessment, FailedAssessment, Scores
 from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, GRADES, NAMED_FROM, QUESTIONS
@@ -214,6 +215,14 @@ def test_a_picture_is_read_and_encoded_once_for_all_that_follows(assessor, pictu
     assert record.image == again.image == "my fox"
     assert_same(record, assessor.assess(pictures[0], PROMPT, explain=False))
     assert_same(record, again)
+
+
+def test_what_is_already_read_is_encoded_as_it_is_and_its_pixels_are_not_kept(assessor, pictures):
+    read = read_image(pictures[0])
+    picture = assessor.read(read, name="my fox")
+    assert (picture.name, picture.size, picture.sha256) == ("my fox", read.rgb.size, read.sha256)
+    assert_same(assessor.assess(picture, PROMPT), assessor.assess(pictures[0], PROMPT))
+    assert not [value for value in vars(picture).values() if isinstance(value, Image.Image)]
 
 
 def test_a_batch_may_mix_files_with_pictures_already_read(assessor, pictures):
