@@ -109,12 +109,15 @@ def empty(answer: str) -> bool:
 
 
 def words_agree(case: Case, answer: str) -> bool:
-    """Every level word said of a score ("the quality is poor") is the level of that score."""
+    """Every level word said of a score ("the quality is poor") is the level of that score, and a score that
+    is there is not called unrated."""
     text = answer.lower()
     for name in DIMENSIONS:
         score = getattr(case.rated.scores, name)
         said = {level for level in LEVELS if f"{name} is {level}" in text}
         if said and (score is None or said != {level_of(round(score, 2))}):
+            return False
+        if score is not None and f"{name} is not rated" in text:
             return False
     return True
 
