@@ -29,7 +29,7 @@ from mint_iqa.records import (
     ModelInfo,
     Scores,
 )
-from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUESTIONS
+from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUESTIONS, FaultName
 
 PRESETS = Path(__file__).parent / "weights"
 MAX_QUESTION_CHARACTERS = 500
@@ -69,17 +69,8 @@ class Assessor:
     A score depends on its picture, prompt and weights alone, not on the batch or on what was asked before.
     """
 
-    def __init__(
-        self,
-        model: MintIQAModel,
-        processor: MintIQAProcessor,
-        info: ModelInfo,
-        folder: Path,
-        language_dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, model: MintIQAModel, processor: MintIQAProcessor, info: ModelInfo) -> None:
         self.model, self.processor, self.model_info = model.eval(), processor, info
-        self._folder, self._language_dtype = folder, language_dtype
-        self._language: LanguageModel | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -98,7 +89,7 @@ class Assessor:
         loaded.to(place)
         info = ModelInfo(name=str(model), revision=revision_of(folder))
         processor = MintIQAProcessor.from_config(loaded.config, folder)
-        return cls(loaded, processor, info, folder, language_dtype=kind)
+        return cls(loaded, processor, info)
 
     def read(self, image: Source | ReadImage | Picture, name: str | None = None) -> Picture:
         """Read and encode a picture. Raises MintIQAError for whatever is not one."""
@@ -120,7 +111,8 @@ class Assessor:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while batch := list(islice(iterator, batch_size)):
                 opened = list(pool.map(_open, *zip(*batch, strict=True)))
-                rated = iter(self._rate_opened([o for o in opened if not isinstance(o, FailedAssessment)]))
+                sound = [o for o in opened if not isinstance(o, FailedAssessment)]
+                rated = iter(self._rate_opened(sound, explain))
                 for item in opened:
                     if isinstance(item, FailedAssessment):
                         yield item.model_copy(update={"model": self.model_info})
@@ -157,19 +149,21 @@ class Assessor:
     # --- scoring ---
 
     @torch.inference_mode()
-    def _encode(self, read: Sequence[tuple[str, ReadImage]]) -> list[Picture]:
+    def _encode(self, read: Sequence[tuple[str, ReadImage]], explain: bool = True) -> list[Picture]:
         if not read:
             return []
         pixels = self.processor.pixel_values([r.rgb for _, r in read])
-        encoded = self.model.encode_image(pixels.to(self.model.device, self.model.dtype))
+        encoded = self.model.encode_image(pixels.to(self.model.device, self.model.dtype), explain)
         distances = self.model.novelty(encoded).tolist()
         return [
             Picture(name, r.rgb.size, r.sha256, r.warnings, encoded.one(i), d)
             for i, ((name, r), d) in enumerate(zip(read, distances, strict=True))
         ]
 
-    def _rate_opened(self, opened: "Sequence[tuple[str, ReadImage | Picture, str | None]]") -> list[Rated]:
-        fresh = iter(self._encode([(n, r) for n, r, _ in opened if isinstance(r, ReadImage)]))
+    def _rate_opened(
+        self, opened: "Sequence[tuple[str, ReadImage | Picture, str | None]]", explain: bool
+    ) -> list[Rated]:
+        fresh = iter(self._encode([(n, r) for n, r, _ in opened if isinstance(r, ReadImage)], explain))
         return self.rate([(r if isinstance(r, Picture) else next(fresh), prompt) for _, r, prompt in opened])
 
     @torch.inference_mode()
@@ -180,11 +174,9 @@ class Assessor:
         text = self.processor.text(prompts)
         device = self.model.device
         parts = [picture.encoded for picture, _ in items]
-        encoded = EncodedImage(
-            torch.cat([part.image_embeds for part in parts]),
-            torch.cat([part.explain_embeds for part in parts]),
-            torch.cat([part.statistics for part in parts]),
-        )
+        image_embeds = torch.cat([part.image_embeds for part in parts])
+        statistics = torch.cat([part.statistics for part in parts])
+        encoded = EncodedImage(image_embeds, image_embeds[:, :0], statistics)
         output = self.model.score(encoded, text.ids.to(device), text.mask.to(device))
         return [
             self._rated(picture, prompt, cut, output, i)
@@ -250,7 +242,7 @@ class Assessor:
         soft = self.model.soft_prompt(
             encoded, rated.quality_vectors, text.ids.to(device), text.mask.to(device)
         )
-        if not rated.faults:
+        if self.model.fault_head is not None and not rated.faults:
             # Nothing was detected, so there is nothing to name: without soft tokens the model has learned to
             # name no fault, in whole sentences, which banning words alone would break.
             soft = torch.zeros_like(soft)
@@ -274,17 +266,14 @@ class Assessor:
         detected = {fault.name for fault in rated.faults}
         language = self.language_model()
         allowed = language.first_tokens([w for n in detected for w in FAULT_WORDS[n]])
-        other = [w.split()[0] for n, words in FAULT_WORDS.items() if n not in detected for w in words]
-        return sorted(language.first_tokens([*other, *([] if detected else GRADES)]) - allowed)
+        known: list[FaultName] = self.model.config.faults
+        other = [w.split()[0] for n in known if n not in detected for w in FAULT_WORDS[n]]
+        grades = GRADES if known and not detected else ()
+        return sorted(language.first_tokens([*other, *grades]) - allowed)
 
     def language_model(self) -> LanguageModel:
         with self._lock:
-            if self._language is None:
-                adapter = self._folder / "language"
-                self._language = LanguageModel.load(
-                    self.model.config, adapter if adapter.is_dir() else None, dtype=self._language_dtype
-                ).to(self.model.device)
-            return self._language
+            return self.model.language_model()
 
 
 def find_checkpoint(model: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""The `mint-iqa` command: score images, ask about them, print the JSON Schema.
+"""The `mint-iqa` command: score images, ask about them, convert checkpoints, print the JSON Schema.
 
 Results go to stdout or `--output`, everything else to stderr. Exit code 0: all well; 1: some items of several
 failed, and have an `error` in the output; 2: the input was of no use, a single image included; 130: Ctrl-C.
@@ -137,6 +137,32 @@ def ask(
     for piece in assessor.ask(item.source, question, prompt=item.prompt):
         print(piece, end="", flush=True)
     print()
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="PUBLISHED.pt", help="Published MINT-IQA checkpoint.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the converted model.")],
+    config: Annotated[
+        Path | None, typer.Option(help="JSON file of dimensions that differ from the published ones.")
+    ] = None,
+    tokenizers: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the LLM's tokenizer, and the Q-Former's in qformer_tokenizer/."),
+    ] = None,
+) -> None:
+    """Convert a published MINT-IQA checkpoint into a folder that --model takes."""
+    from mint_iqa.conversion import convert as convert_checkpoint
+
+    done = convert_checkpoint(checkpoint, folder, config, tokenizers)
+    print(f"Converted {checkpoint} to {folder}: {done.parameters:,} parameters.")
+    print(f"The two towers share their first {done.shared} of {done.blocks} blocks.")
+    if done.unused:
+        print(f"Left out, because no forward pass reads them: {', '.join(done.unused)}.")
+    if not done.tokenizers:
+        print("It has no tokenizers: only token ids can be used until it is converted with --tokenizers.")
 
 
 @app.command()

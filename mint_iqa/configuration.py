@@ -6,6 +6,13 @@ from transformers import PretrainedConfig
 
 from mint_iqa.vocabulary import DIMENSIONS
 
+PUBLISHED_VISION: dict[str, Any] = {
+    "model_type": "instructblip_vision_model",
+    "taps": [39],
+    "branch_at": 22,
+    "final_norm_eps": 1e-5,
+}
+
 
 class MintIQAConfig(PretrainedConfig):
     """Configuration of `MintIQAModel`.
@@ -14,14 +21,17 @@ class MintIQAConfig(PretrainedConfig):
         that tower, and how the Q-Formers see it:
         `taps`: block counts (1-based, ascending) whose outputs become image_embeds; published: `[depth]`.
         `branch_at`: the first `branch_at` blocks serve both stages; stage 2 owns a second copy of the rest.
+        At 0 nothing is shared, the patch embedding included; at the depth everything.
         `embeds_width`: Dv after fusing several taps (at `[depth]` ignored: Dv is then the tower's width).
+        `final_norm_eps`: epsilon of the LayerNorm after the last block, where it differs from the blocks' own
+        (published: 1e-5 after blocks of 1e-6).
     qformer: config of both Q-Formers (transformers' InstructBlipQFormerConfig) without `encoder_hidden_size`.
     query_tokens: Q.
     shortcut: whether statistics of the whole picture join the quality vectors (not in the published model).
     heads: `hidden`, `outputs` and `index` of each score head (published: 48, 3 and 1; MINT-IQA section 3.2).
     faults: names that the fault head detects; empty for a model without one.
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
-    language: `hidden_size` of the LLM, and `source`: where `pretrained.load_language` finds it.
+    language: `hidden_size` of the LLM, and `source`: where `LanguageModel.load` finds it.
     processor: `image_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens` (MintIQAProcessor).
     parts: names of the packaged parts (see `pretrained.PARTS`) that fill what a checkpoint references.
     referenced: state-dict prefixes that are not saved but filled from `parts`.
@@ -44,7 +54,7 @@ class MintIQAConfig(PretrainedConfig):
         referenced: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.vision = vision or {"model_type": "instructblip_vision_model", "taps": [39], "branch_at": 22}
+        self.vision = vision or dict(PUBLISHED_VISION)
         self.qformer = qformer or {}
         self.query_tokens = query_tokens
         self.shortcut = shortcut

@@ -2,7 +2,8 @@
 
 What it reads, one chat turn:  [soft tokens] Scores: quality poor (34), ... \\n question
 The scores stand there in words because a small model does not read numbers out of vectors; what is wrong with
-the picture reaches it through the soft tokens alone.
+the picture reaches it through the soft tokens alone. A tokenizer without a chat template (Vicuna v1.1 in the
+published model) gets the published order instead:  [soft tokens] <s> question
 """
 
 import logging
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from mint_iqa.configuration import MintIQAConfig
@@ -42,22 +45,58 @@ def _in_words(score: float | None) -> str:
 class LanguageModel(nn.Module):
     """A causal LM of any family with its tokenizer, and LoRA when the checkpoint brings an adapter."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        """Without a tokenizer there are `loss` and `generate`; whatever reads or writes text raises."""
         super().__init__()
-        self.model, self.tokenizer = model, tokenizer
-        self.stop_ids = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None}
+        self.model, self._tokenizer = model, tokenizer
+        self.stop_ids: set[int]
+        if tokenizer is None:
+            end = model.config.eos_token_id
+            self.stop_ids = set(end) if isinstance(end, list) else {end} - {None}
+        else:
+            self.stop_ids = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None}
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """MintIQAError where the checkpoint came without one."""
+        if self._tokenizer is None:
+            raise MintIQAError(
+                "tokenizer_missing",
+                f"The LLM in {self.model.name_or_path} has no tokenizer.json: convert the checkpoint again "
+                "with --tokenizers.",
+            )
+        return self._tokenizer
 
     @classmethod
-    def load(cls, config: MintIQAConfig, adapter: Path | None, **settings: Any) -> "LanguageModel":
-        """The LLM that `config` names (a packaged part or a local folder), with `adapter` merged in if given.
+    def load(cls, config: MintIQAConfig, own: Path | None, **settings: Any) -> "LanguageModel":
+        """The LLM of a checkpoint.
 
+        own: what the checkpoint brings: a whole LLM, or an adapter, which is merged into the LLM that
+        `config` names (a packaged part or a local folder). None: that LLM alone.
         `settings` go to transformers (dtype, device_map, quantization_config).
         """
-        source = config.language.get("source") or part_folder(config.parts["language"])
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            # Eager attention is the fastest here: one new token at a time against a short prefix.
-            model = AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager", **settings)
+        source: str | Path
+        if own is not None and (own / "config.json").is_file():
+            # A converted checkpoint may lack its tokenizer; asking would give an empty one without a word.
+            source, adapter, can_read = own, None, (own / "tokenizer.json").is_file()
+        else:
+            source, adapter, can_read = _named(config), own, True
+        try:
+            with quiet_transformers():
+                tokenizer = AutoTokenizer.from_pretrained(source) if can_read else None
+                # Eager attention is the fastest here: one new token at a time against a short prefix.
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    source, attn_implementation="eager", output_loading_info=True, **settings
+                )
+        except (OSError, SafetensorError) as error:
+            raise MintIQAError(
+                "bad_checkpoint", f"{source} holds no readable LLM: download or convert it again."
+            ) from error
+        if lacking := sorted(info["missing_keys"]):
+            raise MintIQAError(
+                "bad_checkpoint",
+                f"The LLM in {source} lacks {', '.join(lacking[:3])}: download or convert it again.",
+            )
         if adapter is not None:
             model = _with_adapter(model, adapter)
         return cls(model.eval(), tokenizer)
@@ -66,6 +105,9 @@ class LanguageModel(nn.Module):
         self, scores: Mapping[str, float | None], question: str, history: Sequence[Turn]
     ) -> list[list[int]]:
         """Token ids before and after the soft tokens."""
+        if self.tokenizer.chat_template is None:
+            text = " ".join([*(part for turn in history[-MAX_HISTORY:] for part in turn), question])
+            return [[], self.tokenizer(self._harmless(text))["input_ids"]]
         turns: list[dict[str, str]] = [{"role": "system", "content": SYSTEM}]
         head = f"{IMAGE_PLACE}\n{scores_in_words(scores)}\n"
         for asked, answered in list(history)[-MAX_HISTORY:]:
@@ -96,14 +138,52 @@ class LanguageModel(nn.Module):
         before, after = (self.embed(ids) for ids in tokens)
         return torch.cat([before, soft.to(before), after])
 
+    def loss(self, soft: Tensor, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over every labelled token of the batch (section 3.3).
+
+        soft float[B, Q, Dl] stand before input_ids int[B, L], which are padded on the right; labels int[B, L]
+        equal input_ids where the answer is, and are -100 elsewhere.
+        """
+        text = self.model.get_input_embeddings()(input_ids)
+        output = self.model(
+            inputs_embeds=torch.cat([soft.to(text), text], dim=1),
+            attention_mask=torch.cat([attention_mask.new_ones(soft.shape[:2]), attention_mask], dim=1),
+            logits_to_keep=input_ids.shape[1] + 1,  # the last soft token foretells the first of input_ids
+        )
+        return cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), labels.flatten())
+
+    def generate(
+        self,
+        soft: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        ignore_eos: bool = False,
+    ) -> Tensor:
+        """Greedy answers int[B, N] to soft float[B, Q, Dl] followed by input_ids int[B, L], however padded.
+
+        N is the longest answer's length, end token not counted; shorter ones are filled up with that token.
+        """
+        questions = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        prefixes = [self.prefix(s, ((), ids)) for s, ids in zip(soft, questions, strict=True)]
+        end = min(self.stop_ids, default=0)
+        steps = self.decode(prefixes, max_new_tokens=max_new_tokens, ignore_eos=ignore_eos)
+        columns = [[end if token is None else token for token in step] for step in steps]
+        return torch.tensor(columns, dtype=torch.long, device=soft.device).view(-1, len(soft)).T
+
     @torch.inference_mode()
     def decode(
-        self, prefixes: Sequence[Tensor], banned: Sequence[int] = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self,
+        prefixes: Sequence[Tensor],
+        banned: Sequence[int] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        ignore_eos: bool = False,
     ) -> Iterator[list[int | None]]:
         """Greedy decoding of several prefixes at once: per step, one token for each (None once it has ended).
 
         `banned` tokens are never chosen.
         """
+        stop_ids = set() if ignore_eos else self.stop_ids
         embeds, mask = pad_left(prefixes)
         running = [True] * len(prefixes)
         cache = None
@@ -120,7 +200,7 @@ class LanguageModel(nn.Module):
             logits, cache = output.logits[:, -1], output.past_key_values
             logits[:, list(banned)] = -torch.inf
             chosen = logits.argmax(dim=-1)
-            running = [r and t not in self.stop_ids for r, t in zip(running, chosen.tolist(), strict=True)]
+            running = [r and t not in stop_ids for r, t in zip(running, chosen.tolist(), strict=True)]
             if not any(running):
                 return
             yield [t if r else None for r, t in zip(running, chosen.tolist(), strict=True)]
@@ -167,6 +247,18 @@ def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         embeds[i, longest - len(prefix) :] = prefix
         mask[i, longest - len(prefix) :] = 1
     return embeds, mask
+
+
+def _named(config: MintIQAConfig) -> str | Path:
+    """Where the LLM lies that the config names."""
+    if "source" in config.language:
+        return str(config.language["source"])
+    if "language" not in config.parts:
+        raise MintIQAError(
+            "weights_missing",
+            "The config names no LLM, and the checkpoint brings none: convert or download it again.",
+        )
+    return part_folder(config.parts["language"])
 
 
 def _with_adapter(model: Any, adapter: Path) -> Any:

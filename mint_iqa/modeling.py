@@ -11,18 +11,13 @@ from typing import Any, ClassVar
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn.functional import normalize
-from transformers import (
-    BertConfig,
-    BertModel,
-    InstructBlipQFormerConfig,
-    InstructBlipQFormerModel,
-    PreTrainedModel,
-)
+from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel, PreTrainedModel
 
 from mint_iqa import pretrained
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
+from mint_iqa.heads import Alignment, FaultHead, ScoreHead, Shortcut
+from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel
 from mint_iqa.vision import PIXEL_STATISTICS, VisionBranch, VisionTower
 
 FAMILIAR_AXES = 32
@@ -33,6 +28,7 @@ class EncodedImage:
     """What one picture costs once; every prompt, question and chat turn reuses it.
 
     Both embeds float[B, P, Dv], of stage 1 and of stage 2: the same tensor when the stages share all blocks.
+    explain_embeds has P = 0 where only scores were wanted.
     statistics: float[B, S], see `VisionTower.forward`.
     """
 
@@ -59,6 +55,16 @@ class ScoreOutput:
     similarity: Tensor | None
 
 
+@dataclass
+class AnswerOutput:
+    """Stage 2: loss, a scalar (mean cross-entropy over the labelled tokens of the batch); soft_prompt
+    float[B, Q, Dl], what the LLM saw; query_output float[B, Q, Dq], before the projection."""
+
+    loss: Tensor
+    soft_prompt: Tensor
+    query_output: Tensor
+
+
 class QFormer(nn.Module):
     """Learned query tokens read image_embeds while sharing self-attention with a text (section 3.2)."""
 
@@ -82,86 +88,12 @@ class QFormer(nn.Module):
         return output.last_hidden_state[:, : queries.shape[1]]
 
 
-class Shortcut(nn.Module):
-    """What the picture as a whole looks like, added to every quality vector beside what the queries found.
-
-    Statistics of frozen features predict quality well by themselves; queries learn that slowly from few
-    scores. The statistics are standardised by those of the training pictures (`center`, `scale`);
-    `query_gain` weighs what the queries found.
-    """
-
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, statistics: int, width: int) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(statistics))
-        self.register_buffer("scale", torch.ones(statistics))
-        self.layers = nn.Sequential(nn.Linear(statistics, width), nn.GELU(), nn.Linear(width, width))
-        self.query_gain = nn.Parameter(torch.full((width,), 0.1))
-
-    def forward(self, quality_vectors: Tensor, statistics: Tensor) -> Tensor:
-        """quality_vectors float[B, Q, Dq] and statistics float[B, S] -> float[B, Q, Dq]."""
-        even = ((statistics.float() - self.center) / self.scale).to(quality_vectors.dtype)
-        return quality_vectors * self.query_gain + self.layers(even).unsqueeze(1)
-
-
-class ScoreHead(nn.Module):
-    """Two linear layers without activation, one output kept, mean over the queries (section 3.2)."""
-
-    def __init__(self, width: int, hidden: int, outputs: int, index: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, hidden), nn.Linear(hidden, outputs))
-        self.index = index
-
-    def forward(self, quality_vectors: Tensor) -> Tensor:
-        return self.layers(quality_vectors)[..., self.index].mean(dim=1)  # [B]
-
-
-class FaultHead(nn.Module):
-    """Logit of each named fault's severity, from the same vectors as the scores."""
-
-    def __init__(self, width: int, faults: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, faults))
-
-    def forward(self, quality_vectors: Tensor) -> Tensor:
-        return self.layers(quality_vectors.mean(dim=1))  # [B, F]
-
-
-class Alignment(nn.Module):
-    """Image and prompt in the space of a frozen sentence encoder; the projection is learned from captions."""
-
-    def __init__(self, text: dict[str, Any], embeds_width: int) -> None:
-        super().__init__()
-        # Frozen, so without the dropout that BertConfig brings by itself.
-        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-        self.text_encoder = BertModel(BertConfig(**{**text, **still}), add_pooling_layer=False)
-        self.text_encoder.requires_grad_(False)
-        width = self.text_encoder.config.hidden_size
-        self.image_projection = nn.Sequential(
-            nn.Linear(2 * embeds_width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
-        )
-        self.logit_scale = nn.Parameter(torch.tensor(3.0))
-        self.gain = nn.Parameter(torch.tensor(0.5))  # what a cosine of 1 adds to correspondence (0..1)
-
-    def encode_image(self, image_embeds: Tensor) -> Tensor:
-        """Unit vectors float[B, Dt] from the class token and the mean token."""
-        pooled = torch.cat([image_embeds[:, 0], image_embeds[:, 1:].mean(dim=1)], dim=-1)
-        return normalize(self.image_projection(pooled).float(), dim=-1)
-
-    @torch.no_grad()
-    def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Unit vectors float[B, Dt]: mean of the token states, as the sentence encoder was trained."""
-        hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        weights = mask.unsqueeze(-1).float()
-        return normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
-
-
 class MintIQAModel(PreTrainedModel):
     """Scores (stage 1) and soft tokens for explanations (stage 2).
 
-    The LLM itself is `language.LanguageModel`: scoring never needs it, so it is loaded only for a question.
+    The LLM itself is `language.LanguageModel`: scoring never needs it, so it is loaded only for a question,
+    and is no part of this module: its weights are neither saved nor trained with it.
+    `folder`: where this model was loaded from, and its LLM will be; None for a fresh one.
     """
 
     config_class = MintIQAConfig
@@ -190,6 +122,8 @@ class MintIQAModel(PreTrainedModel):
         # train.release.measure_familiarity.
         self.register_buffer("familiar_mean", torch.zeros(embeds_width))
         self.register_buffer("familiar_axes", torch.zeros(embeds_width, FAMILIAR_AXES))
+        self.folder: Path | None = None
+        self._language: LanguageModel | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -206,10 +140,12 @@ class MintIQAModel(PreTrainedModel):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
 
-    def encode_image(self, pixel_values: Tensor) -> EncodedImage:
-        """pixel_values float[B, 3, H, W] -> EncodedImage."""
-        image_embeds, statistics, trunk = self.vision(pixel_values)
-        explain_embeds = image_embeds if self.vision2 is None else self.vision2(trunk)
+    def encode_image(self, pixel_values: Tensor, explain: bool = True) -> EncodedImage:
+        """pixel_values float[B, 3, H, W] -> EncodedImage; `explain`: for stage 2 as well."""
+        image_embeds, statistics, shared = self.vision(pixel_values)
+        explain_embeds = image_embeds[:, :0]
+        if explain:
+            explain_embeds = image_embeds if self.vision2 is None else self.vision2(shared)
         return EncodedImage(image_embeds, explain_embeds, statistics)
 
     def score(
@@ -265,12 +201,84 @@ class MintIQAModel(PreTrainedModel):
         instruction_mask: Tensor,
     ) -> Tensor:
         """Stage 2: float[B, Q, Dl], what the LLM sees of the picture for this question."""
-        shift = self.bridge(quality_vectors)
-        output = self.qformer2(encoded.explain_embeds, instruction_ids, instruction_mask, shift)
-        return self.language_projection(output)
+        return self.language_projection(
+            self._query_output(encoded.explain_embeds, quality_vectors, instruction_ids, instruction_mask)
+        )
+
+    def _query_output(self, explain_embeds: Tensor, vectors: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.qformer2(explain_embeds, ids, mask, shift=self.bridge(vectors))
 
     def forward(self, pixel_values: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
-        return self.score(self.encode_image(pixel_values), prompt_ids, prompt_mask)
+        return self.score(self.encode_image(pixel_values, explain=False), prompt_ids, prompt_mask)
+
+    def forward_scores(self, pixel_values: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
+        """Stage 1 in one call: pixel_values float[B, 3, H, W], prompt_ids and prompt_mask as in `score`."""
+        return self(pixel_values, prompt_ids, prompt_mask)
+
+    def forward_answer(
+        self,
+        pixel_values: Tensor,
+        quality_vectors: Tensor,
+        instruction_ids: Tensor,
+        instruction_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+    ) -> AnswerOutput:
+        """Stage 2 in one call, with teacher forcing (section 3.3).
+
+        quality_vectors float[B, Q, Dq] of `forward_scores`; instruction_ids, instruction_mask int[B, I]: the
+        question in the Q-Former's tokens. input_ids, attention_mask, labels int[B, L] in the LLM's: per item
+        BOS, question, answer, EOS, then padding; labels are -100 outside the answer.
+        """
+        query_output = self._answer_queries(pixel_values, quality_vectors, instruction_ids, instruction_mask)
+        soft_prompt = self.language_projection(query_output)
+        loss = self.language_model().loss(soft_prompt, input_ids, attention_mask, labels)
+        return AnswerOutput(loss, soft_prompt, query_output)
+
+    @torch.inference_mode()
+    def generate_answer(
+        self,
+        pixel_values: Tensor,
+        quality_vectors: Tensor,
+        instruction_ids: Tensor,
+        instruction_mask: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        ignore_eos: bool = False,
+    ) -> Tensor:
+        """Greedy answers: the new tokens alone, int[B, N], as `LanguageModel.generate` gives them.
+
+        As `forward_answer`, with input_ids, attention_mask int[B, L] of BOS and question, however padded.
+        """
+        query_output = self._answer_queries(pixel_values, quality_vectors, instruction_ids, instruction_mask)
+        soft_prompt = self.language_projection(query_output)
+        language = self.language_model()
+        return language.generate(soft_prompt, input_ids, attention_mask, max_new_tokens, ignore_eos)
+
+    def _answer_queries(self, pixel_values: Tensor, vectors: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """query_output float[B, Q, Dq] without stage 1's own blocks, which an answer doesn't need."""
+        if self.vision2 is None:
+            explain_embeds, *_ = self.vision(pixel_values)
+        else:
+            explain_embeds = self.vision2(self.vision.shared(pixel_values))
+        return self._query_output(explain_embeds, vectors, ids, mask)
+
+    def language_model(self) -> LanguageModel:
+        """The LLM, on this model's device and in its dtype; loaded at the first call.
+
+        MintIQAError when the checkpoint neither brings nor names one that can be read.
+        """
+        if self._language is None:
+            own = self.folder / "language" if self.folder else None
+            language = LanguageModel.load(
+                self.config, own if own and own.is_dir() else None, dtype=self.dtype
+            )
+            # Past nn.Module's own __setattr__, which would make the LLM a part of this module.
+            object.__setattr__(self, "_language", language)
+        assert self._language is not None
+        return self._language.to(self.device)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> "MintIQAModel":
@@ -289,6 +297,7 @@ class MintIQAModel(PreTrainedModel):
             ) from error
         _check_keys(path, tuple(model.config.referenced), info)
         pretrained.fill_referenced(model)
+        model.folder = Path(path)
         return model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:

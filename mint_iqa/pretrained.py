@@ -100,20 +100,24 @@ def _check(part: Part, source: Path) -> None:
 
 
 def _convert(part: Part, source: Path, folder: Path) -> None:
-    """Convert into a temporary neighbour and rename: an interrupted conversion leaves no half folder."""
+    # Libraries that load on the way announce themselves on stdout, which belongs to our records.
+    with written_whole(folder) as temporary, redirect_stdout(sys.stderr):
+        part.convert(source, temporary)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """An empty neighbour to write into, renamed to `folder` at the end: no interruption leaves half of it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        # Libraries that load on the way announce themselves on stdout, which belongs to our records.
-        with redirect_stdout(sys.stderr):
-            part.convert(source, temporary)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as outer:
+        temporary = Path(outer, folder.name)
+        temporary.mkdir()  # a temporary folder itself may be read by its owner alone
+        yield temporary
         try:
             temporary.rename(folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster
                 raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def initialise(model: "MintIQAModel") -> None:

@@ -52,7 +52,9 @@ class MintIQAProcessor:
             source = part_folder(config.parts["text"])
         else:
             raise MintIQAError(
-                "tokenizer_missing", f"No tokenizer.json in {folder}: copy the Q-Former's tokenizer there."
+                "tokenizer_missing",
+                f"No tokenizer.json in {folder}: copy the Q-Former's tokenizer there, or convert the "
+                "published checkpoint again with --tokenizers.",
             )
         tokenizer = AutoTokenizer.from_pretrained(source)
         if len(tokenizer) < 1000:  # a folder without its files gives an empty vocabulary without a word

@@ -29,8 +29,8 @@ BACKBONES: dict[str, tuple[type, type]] = {
     "instructblip_vision_model": (InstructBlipVisionConfig, InstructBlipVisionModel),
 }
 PIXEL_STATISTICS = 12  # what `pixel_statistics` measures
-# Keys of MintIQAConfig.vision that are about the taps and not about the backbone.
-TAP_KEYS = ("taps", "branch_at", "embeds_width")
+# Keys of MintIQAConfig.vision that the backbone's own config does not have.
+TAP_KEYS = ("taps", "branch_at", "embeds_width", "final_norm_eps")
 
 
 def build_backbone(vision: dict[str, Any]) -> PreTrainedModel:
@@ -43,7 +43,10 @@ def build_backbone(vision: dict[str, Any]) -> PreTrainedModel:
     config_class, model_class = BACKBONES[kind]
     settings = {k: v for k, v in vision.items() if k not in (*TAP_KEYS, "model_type")}
     # Eager attention trains twice as fast as SDPA on CPU at these lengths (257 tokens).
-    return model_class(config_class(**settings, attn_implementation="eager"))
+    backbone = model_class(config_class(**settings, attn_implementation="eager"))
+    if "final_norm_eps" in vision:
+        _stem_blocks_norm(backbone)[2].eps = vision["final_norm_eps"]
+    return backbone
 
 
 def _stem_blocks_norm(backbone: PreTrainedModel) -> tuple[nn.Module, nn.ModuleList, nn.Module]:
@@ -78,30 +81,41 @@ class VisionTower(nn.Module):
         """Blocks begin.. on what `trunk` gave: outputs of the remaining taps."""
         return run_blocks(hidden, self.blocks()[begin:], begin, self.taps)[1]
 
+    def shared(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What `VisionBranch` starts from: the trunk's state at `branch_at`, or the picture if that is 0."""
+        return self.trunk(pixel_values, self.branch_at) if self.branch_at else (pixel_values, [])
+
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, list[Tensor]]]:
-        """Stage 1's image_embeds float[B, P, Dv] and statistics, and the trunk's state for `VisionBranch`.
+        """Stage 1's image_embeds float[B, P, Dv] and statistics, and `shared` for stage 2.
 
         statistics float[B, PIXEL_STATISTICS + 3 * taps * D]: of the pixels, then `TapReadout.statistics`.
         """
         _, _, norm = _stem_blocks_norm(self.backbone)
-        hidden, tapped = trunk = self.trunk(pixel_values, self.branch_at)
+        shared = self.shared(pixel_values)
+        hidden, tapped = shared if self.branch_at else self.trunk(pixel_values, 0)
         everything = [*tapped, *self.rest(hidden, self.branch_at)]
         statistics = torch.cat([pixel_statistics(pixel_values), self.readout.statistics(everything)], dim=-1)
-        return self.readout(everything, norm), statistics, trunk
+        return self.readout(everything, norm), statistics, shared
 
 
 class VisionBranch(nn.Module):
-    """Stage 2's own blocks after `branch_at` (MINT-IQA has two ViTs whose first blocks are equal)."""
+    """Stage 2's own blocks after `branch_at` (MINT-IQA has two ViTs whose first blocks are equal).
+
+    At 0 nothing is equal, and the patch embedding is stage 2's own as well.
+    """
 
     def __init__(self, vision: dict[str, Any]) -> None:
         super().__init__()
         tower = VisionTower(vision)
-        _, blocks, norm = _stem_blocks_norm(tower.backbone)
+        stem, blocks, norm = _stem_blocks_norm(tower.backbone)
         self.taps, self.branch_at = tower.taps, tower.branch_at
+        self.stem = None if self.branch_at else stem
         self.blocks, self.norm, self.readout = blocks[tower.branch_at :], norm, tower.readout
 
-    def forward(self, trunk: tuple[Tensor, list[Tensor]]) -> Tensor:
-        hidden, tapped = trunk
+    def forward(self, shared: tuple[Tensor, list[Tensor]]) -> Tensor:
+        """What `VisionTower.shared` gave -> image_embeds float[B, P, Dv]."""
+        hidden, tapped = shared
+        hidden = hidden if self.stem is None else self.stem(hidden)
         _, rest = run_blocks(hidden, self.blocks, self.branch_at, self.taps)
         return self.readout([*tapped, *rest], self.norm)
 

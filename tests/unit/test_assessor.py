@@ -380,4 +380,4 @@ def test_interleaved_streams_keep_apart(assessor, pictures):
 
 def test_a_model_in_training_mode_is_put_to_work_in_evaluation_mode(assessor, tiny_checkpoint):
     model = MintIQAModel.from_pretrained(tiny_checkpoint).train()
-    assert not Assessor(model, assessor.processor, assessor.model_info, tiny_checkpoint).model.training
+    assert not Assessor(model, assessor.processor, assessor.model_info).model.training

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.vision import BACKBONES, PIXEL_STATISTICS, VisionBranch, VisionTower, pixel_statistics
+from mint_iqa.vision import (
+    BACKBONES,
+    PIXEL_STATISTICS,
+    VisionBranch,
+    VisionTower,
+    _stem_blocks_norm,
+    pixel_statistics,
+)
 from tests import tiny
 
 TOWERS = {
@@ -110,6 +117,30 @@ def test_a_branch_with_the_same_weights_continues_the_trunk_to_the_same_embeds(k
     embeds, _, trunk = built(pictures())
     assert len(branch.blocks) == 4 - branch_at
     assert torch.equal(branch(trunk), embeds)
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+@torch.no_grad()
+def test_a_branch_at_0_is_a_whole_tower_of_its_own_from_the_picture_on(kind):
+    first, other = tower(kind, taps=[4], branch_at=0), tower(kind, taps=[4])
+    branch = VisionBranch(settings(kind, taps=[4], branch_at=0)).eval()
+    for name, parameter in other.backbone.named_parameters():
+        parameter.add_(torch.full_like(parameter, 0.01 * len(name)))
+    branch.stem, branch.blocks, branch.norm = _stem_blocks_norm(other.backbone)
+    embeds, _, shared = first(pictures())
+    expected, *_ = other(pictures())
+    assert torch.equal(branch(shared), expected)
+    assert not torch.allclose(embeds, expected, atol=1e-2)
+    names = {name.split(".")[0] for name, _ in VisionBranch(settings(kind, branch_at=0)).named_parameters()}
+    assert "stem" in names
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_the_last_layer_norm_may_have_an_epsilon_of_its_own(kind):
+    built = tower(kind, taps=[4], final_norm_eps=0.5)
+    _, blocks, norm = _stem_blocks_norm(built.backbone)
+    assert norm.eps == 0.5
+    assert {n.eps for n in blocks.modules() if isinstance(n, torch.nn.LayerNorm)} <= {1e-5, 1e-6}
 
 
 @torch.no_grad()
