@@ -34,12 +34,12 @@ from instruct_data.wordings import (
 from mint_iqa.vocabulary import (
     DIMENSIONS,
     FAULT_WORDS,
-    GRADES,
     LEVEL_CUTS,
     NAMED_FROM,
     QUESTIONS,
     Dimension,
     FaultName,
+    grade_of,
     level_of,
 )
 
@@ -106,11 +106,6 @@ def nameable_faults(
     to_the_point = faults if about is None else [fault for fault in faults if fault[0] in EXPLAINED_BY[about]]
     severe = [fault for fault in to_the_point if fault[1] >= NAMED_FROM]
     return sorted(severe, key=lambda fault: -fault[1])[:MOST_NAMED]
-
-
-def grade_of(severity: float) -> str:
-    """ "slightly", "clearly" or "heavily" for a severity on 0..1."""
-    return [grade for grade, least in GRADES.items() if severity >= least][-1]
 
 
 def place_of(region: Box) -> str:

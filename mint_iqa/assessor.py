@@ -29,7 +29,7 @@ from mint_iqa.records import (
     ModelInfo,
     Scores,
 )
-from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUESTIONS, FaultName
+from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUESTIONS, FaultName, grade_of
 
 PRESETS = Path(__file__).parent / "weights"
 MAX_QUESTION_CHARACTERS = 500
@@ -259,16 +259,14 @@ class Assessor:
         return language.prefix(soft, language.tokens(rated.scores.model_dump(), question, history))
 
     def banned_tokens(self, rated: Rated) -> list[int]:
-        """First tokens of the words for faults that were not detected: a named fault is a detected fault.
-
-        Where none was, of the words for a fault's strength too, which would leave a sentence begun in vain.
-        """
+        """First tokens of the words for faults that were not detected, and for strengths that none of the
+        detected has: a named fault is a detected fault, as strong as it is said to be."""
         detected = {fault.name for fault in rated.faults}
         language = self.language_model()
         allowed = language.first_tokens([w for n in detected for w in FAULT_WORDS[n]])
         known: list[FaultName] = self.model.config.faults
         other = [w.split()[0] for n in known if n not in detected for w in FAULT_WORDS[n]]
-        grades = GRADES if known and not detected else ()
+        grades = GRADES.keys() - {grade_of(fault.severity) for fault in rated.faults} if known else ()
         return sorted(language.first_tokens([*other, *grades]) - allowed)
 
     def language_model(self) -> LanguageModel:

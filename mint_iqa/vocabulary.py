@@ -58,6 +58,11 @@ def level_of(score: float) -> Level:
     return LEVELS[sum(score >= cut for cut in LEVEL_CUTS)]
 
 
+def grade_of(severity: float) -> str:
+    """The word of `GRADES` for a severity on 0..1."""
+    return [grade for grade, least in GRADES.items() if severity >= least][-1]
+
+
 def named_faults(answer: str) -> frozenset[FaultName]:
     """Every fault that `answer` names. "blocky" names both compression and pixelation: they look alike."""
     text = answer.lower()

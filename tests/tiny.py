@@ -9,7 +9,7 @@ from transformers import BertTokenizerFast, LlamaConfig, LlamaForCausalLM, PreTr
 
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.modeling import MintIQAModel
-from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, FAULTS, LEVELS, QUESTIONS
+from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, FAULTS, GRADES, LEVELS, QUESTIONS
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -17,7 +17,7 @@ CHATML = (
 )
 WORDS = [w for sentence in QUESTIONS.values() for w in sentence.lower().rstrip("?").split()]
 WORDS += [w for words in FAULT_WORDS.values() for text in words for w in text.split()]
-WORDS += [*DIMENSIONS, *LEVELS, "red", "fox", "cat", "under", "snow", "painting"]
+WORDS += [*DIMENSIONS, *LEVELS, *GRADES, "red", "fox", "cat", "under", "snow", "painting"]
 # The loader refuses fewer than 1000 entries: such a tokenizer comes from a folder without its files.
 WORDPIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz0123456789.,!?"]
 WORDPIECES += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
