@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
+from mint_iqa import cli
 from mint_iqa.clip_agiqa import (
     ALIGNED,
     END,
@@ -523,6 +524,15 @@ def test_a_published_pair_is_converted_to_a_checkpoint_with_the_same_scores(pair
     assert converted.config == replace(direct.config, backbone=str(backbone))
     assert converted.config == ClipAgiqaConfig(backbone=str(backbone), text_depth=LAYERS, vision_depth=LAYERS)
     torch.testing.assert_close(converted(pictures()), direct(pictures()), atol=1e-6, rtol=0)
+
+
+def test_the_command_converts_a_pair_and_asks_for_the_second_file(pair, backbone, tmp_path, capsys):
+    arguments = [*map(str, pair), str(tmp_path / "ours"), "--backbone", str(backbone)]
+    assert cli.main(["convert", *arguments]) == 0
+    assert f"Converted {pair[0]} and {pair[1]} to {tmp_path / 'ours'}" in capsys.readouterr().out
+    assert ClipAgiqa.from_pretrained(tmp_path / "ours").config.backbone == str(backbone)
+    assert cli.main(["convert", *arguments[1:]]) == 2
+    assert "AUX.pth TARGET.pth OUT --backbone" in capsys.readouterr().err
 
 
 @torch.no_grad()
