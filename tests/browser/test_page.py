@@ -46,7 +46,7 @@ def page(open_page, url):
 
 def test_scores_come_first_then_the_reasons_then_an_answer_and_a_follow_up(page, tiny, monkeypatch):
     encoded, original = [], tiny.model.encode_image
-    monkeypatch.setattr(tiny.model, "encode_image", lambda pixels: encoded.append(1) or original(pixels))
+    monkeypatch.setattr(tiny.model, "encode_image", lambda *args: encoded.append(1) or original(*args))
     upload(page, EXAMPLES / "coffee.jpg")
     expect(page.locator(SCORES)).to_have_count(2)
     assert wait_for_answer(page, 1)
@@ -71,7 +71,7 @@ def test_the_scores_are_those_of_the_library(page, tiny):
 
 def test_a_new_prompt_scores_anew_without_encoding_and_says_so(page, tiny, monkeypatch):
     show(page)
-    monkeypatch.setattr(tiny.model, "encode_image", lambda pixels: pytest.fail("encoded again"))
+    monkeypatch.setattr(tiny.model, "encode_image", lambda *args: pytest.fail("encoded again"))
     expect(page.locator("#scores")).to_contain_text("no prompt given")
     page.fill("#prompt textarea", "a red fox")
     page.click("#again")

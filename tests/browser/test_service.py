@@ -66,7 +66,7 @@ def test_ask_streams_the_answer_that_the_library_gives(client, tiny):
 
 def test_a_client_that_asks_again_has_its_picture_encoded_once(client, tiny, monkeypatch):
     encoded, original = [], tiny.model.encode_image
-    monkeypatch.setattr(tiny.model, "encode_image", lambda pixels: encoded.append(1) or original(pixels))
+    monkeypatch.setattr(tiny.model, "encode_image", lambda *args: encoded.append(1) or original(*args))
     for _ in range(2):
         client.predict(handle_file(COFFEE), PROMPT, api_name="/assess")
         client.predict(handle_file(COFFEE), "Why?", PROMPT, [], api_name="/ask")
