@@ -15,7 +15,6 @@ from math import inf
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mint_iqa.metrics import prompt_folds
 from mint_iqa.vocabulary import Dimension
 
 FOLDS = 5
@@ -135,6 +134,8 @@ def slot_accuracy(answers: Sequence[tuple[str, float, str]], seed: int = 0) -> I
 
     answers: (prompt, the answer's own MOS, text). Five folds by prompt; both are fitted on the other four.
     """
+    from mint_iqa.metrics import prompt_folds  # here, since it brings in SciPy and importers need this module
+
     for slot in SLOTS:
         rows = [(p, s, found[slot.name]) for p, s, a in answers if slot.name in (found := levels_in(a))]
         if not rows:

@@ -14,7 +14,7 @@ import numpy as np
 # How well a picture fits a prompt that it was not made from, 0..1, and what an exchanged word leaves of its
 # correspondence: assumptions, since nobody rated such pairs.
 UNRELATED_SCORE = 0.06
-EXCHANGED_SHARE = 0.47
+EXCHANGED_SHARE = 0.4 / 0.85
 
 # How a picture is made, not what it shows; from "soft lighting" to "sci-fi style" AGIQA-3K's own set
 # (arXiv 2306.04717).

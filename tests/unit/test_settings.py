@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from instruct_data.build import Build
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
 from train.settings import Optimisation, Stage1
@@ -29,8 +30,8 @@ def problem(path: Path, overrides: list[str] | None = None) -> MintIQAError:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    kind = Stage2 if f"train.stage2 configs/{name}" in text else Stage1
-    assert f"python -m train.{kind.__name__.lower()} configs/{name}" in text
+    commands = {Stage1: "train.stage1", Stage2: "train.stage2", Build: "instruct_data build"}
+    (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")
 
