@@ -1,7 +1,7 @@
 """Eight people at once on the chat page: what they wait for, and whether each gets what is theirs.
 
-    python benchmarks/chat.py              # 2 minutes of load, then a table
-    python benchmarks/chat.py --seconds 5  # one round or two for each
+    python benchmarks/chat.py                           # 2 minutes of load, then a table
+    python benchmarks/chat.py --clients 1 --seconds 20  # what one person alone waits for
 
 Serves nano in a process of its own. Each client uploads its picture, has it scored and asks about it, again
 and again. Two clients share each picture, so every answer has a second one it must equal: a lost or mixed
@@ -25,7 +25,6 @@ from gradio_client.exceptions import AppError
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PICTURES = ("coffee_blurred.jpg", "rocket_noisy.jpg", "chelsea.jpg", "astronaut.jpg")
 QUESTION = "Why is the quality low?"
-CLIENTS = 8
 
 
 class Tally:
@@ -96,10 +95,10 @@ def serve() -> tuple[subprocess.Popen[bytes], str]:
     raise SystemExit("the page did not start")
 
 
-def report(tally: Tally, before: float, after: float) -> None:
+def report(clients: int, tally: Tally, before: float, after: float) -> None:
     counts = tally.counts
     counts["mixed"] += sum(len(texts) - 1 for texts in tally.answers.values())
-    print(f"{CLIENTS} clients: " + ", ".join(f"{number} {what}" for what, number in counts.items()))
+    print(f"{clients} clients: " + ", ".join(f"{number} {what}" for what, number in counts.items()))
     for what, values in tally.seconds.items():
         ordered = sorted(values)
         middle, late = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
@@ -110,23 +109,24 @@ def report(tally: Tally, before: float, after: float) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120.0, help="how long new rounds begin")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--clients", type=int, default=8)
+    options = parser.parse_args()
     server, url = serve()
     try:
         memory = psutil.Process(server.pid).memory_info
         tally = Tally()
         one_round(url, PICTURES[0], Tally())  # warm
         before = memory().rss / 1e6
-        until = time.perf_counter() + seconds
+        until = time.perf_counter() + options.seconds
         people = [
             threading.Thread(target=visit, args=(url, PICTURES[i % len(PICTURES)], until, tally))
-            for i in range(CLIENTS)
+            for i in range(options.clients)
         ]
         for person in people:
             person.start()
         for person in people:
             person.join()
-        report(tally, before, memory().rss / 1e6)
+        report(options.clients, tally, before, memory().rss / 1e6)
     finally:
         server.terminate()
         server.wait()
