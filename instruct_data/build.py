@@ -45,6 +45,10 @@ from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 CHUNK = 50  # pictures that are finished together
 REGION_SHARES = (0.1, 0.3)  # of the picture, of a fault in one place
+SHARES = (
+    "distorted", "malformed", "in_one_place", "no_prompt", "unrelated_prompt", "exchanged_word", "published",
+    "follow_ups",
+)  # fmt: skip
 ARTEFACT_WEIGHT = 0.8  # of the authenticity that the worst artefact takes away
 
 
@@ -89,7 +93,8 @@ def build(recipe: Build, processes: int | None = None) -> list[str]:
     """Write train.jsonl, validation.jsonl, test.jsonl and images/ into `output`; finished parts are kept.
 
     Returns one sentence for each picture that could not be read; its samples are missing. Raises MintIQAError
-    for ratings without a split, an unknown name in the recipe, or an output folder with another build in it.
+    for ratings without a split, a recipe that can't be followed, or an output folder with another build in it
+    or that can't be written.
     """
     _check(recipe)
     rated, _ = _sources(recipe.ratings)
@@ -97,12 +102,19 @@ def build(recipe: Build, processes: int | None = None) -> list[str]:
         raise MintIQAError(
             "not_split", f"{recipe.ratings} has no split: run python -m instruct_data split on it first."
         )
-    output = Path(recipe.output)
+    try:
+        return _make(recipe, Path(recipe.output), processes)
+    except OSError as error:
+        raise MintIQAError(
+            "unwritable", f"{recipe.output} can't be written ({error.strerror}): choose another output."
+        ) from error
+
+
+def _make(recipe: Build, output: Path, processes: int | None) -> list[str]:
     _claim(output, recipe)
     chunks = range(-(-recipe.samples // (recipe.questions * CHUNK)))
-    make = partial(_chunk, recipe)
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        found = pool.map(make, chunks)
+        found = pool.map(partial(_chunk, recipe), chunks)
         problems = [p for part in tqdm(found, "Building", len(chunks), disable=None) for p in part]
     _join(output, chunks)
     (output / "problems.txt").write_text("".join(f"{p}\n" for p in problems), encoding="utf-8")
@@ -114,8 +126,16 @@ def _check(recipe: Build) -> None:
     for name, names in known.items():
         if unknown := sorted(set(getattr(recipe, name)) - set(names)):
             raise MintIQAError("bad_config", f"There are no {name} {unknown}: known are {', '.join(names)}.")
-    if recipe.samples < 1 or recipe.questions < 1 or recipe.distorted + recipe.malformed > 1:
-        raise MintIQAError("bad_config", "A build needs samples, questions, and shares that add up to 1.")
+    shares = [getattr(recipe, name) for name in SHARES]
+    fine = min(shares) >= 0 and max(shares) <= 1 and recipe.distorted + recipe.malformed <= 1
+    named = (recipe.distortions or not recipe.distorted) and (recipe.artefacts or not recipe.malformed)
+    asked = min(recipe.kinds.values(), default=0) >= 0 and any(recipe.kinds.values())
+    if recipe.samples < 1 or recipe.questions < 1 or not (fine and named and asked):
+        raise MintIQAError(
+            "bad_config",
+            "A build needs samples, questions, kinds with a weight, distortions and artefacts where these "
+            f"have a share, and {', '.join(SHARES)} between 0 and 1, the first two together too.",
+        )
     _notes(recipe.notes)  # a broken file is an error now and not one of every picture
 
 

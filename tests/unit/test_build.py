@@ -213,7 +213,10 @@ def test_an_unreadable_picture_costs_its_samples_alone_and_is_named(source, tmp_
     [
         ({"distortions": ["blurr"]}, "no distortions"),
         ({"kinds": {"why": 1.0}}, "no kinds"),
-        ({"distorted": 0.9, "malformed": 0.2}, "add up"),
+        ({"distorted": 0.9, "malformed": 0.2}, "the first two together"),
+        ({"follow_ups": 1.5}, "between 0 and 1"),
+        ({"kinds": {"why_low": 0.0}}, "kinds with a weight"),
+        ({"artefacts": []}, "artefacts where"),
         ({"samples": 0}, "needs samples"),
     ],
 )
@@ -221,6 +224,13 @@ def test_a_recipe_that_cannot_be_built_is_refused(source, tmp_path, change, mess
     with pytest.raises(MintIQAError, match=message):
         build(recipe(source, tmp_path / "data", **change))
     assert not (tmp_path / "data").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_in_a_sentence(source, tmp_path):
+    (tmp_path / "data").write_text("mine")
+    with pytest.raises(MintIQAError, match="can't be written"):
+        build(recipe(source, tmp_path / "data"))
+    assert (tmp_path / "data").read_text() == "mine"
 
 
 def test_ratings_without_a_split_are_refused(source, tmp_path):
