@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from instruct_data.artefacts import ARTEFACTS, add_artefact
+from instruct_data.artefacts import ARTEFACTS, add_artefact, kept_authenticity
 from instruct_data.distortions import DISTORTIONS, Distorted, distort, kept_quality
 from instruct_data.faults import FAULT_OF
 from instruct_data.grammar import answer_for
@@ -49,7 +49,6 @@ SHARES = (
     "distorted", "malformed", "in_one_place", "no_prompt", "unrelated_prompt", "exchanged_word", "published",
     "follow_ups",
 )  # fmt: skip
-ARTEFACT_WEIGHT = 0.8  # of the authenticity that the worst artefact takes away
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ def kept(dimension: Dimension, fault: Distorted | None) -> float:
     area = float(fault.mask.mean())
     if dimension == "quality":
         return 1.0 if fault.mean_score is None else 1 - area * (1 - kept_quality(fault.mean_score))
-    return 1.0 if fault.mean_score is not None else 1 - ARTEFACT_WEIGHT * fault.severity
+    return 1.0 if fault.mean_score is not None else kept_authenticity(fault.severity)
 
 
 def ask(

@@ -7,7 +7,7 @@ pictures and answers, and every warning.
 import base64
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
@@ -62,10 +62,10 @@ def warnings_of(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[
 
 
 def _page(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
-    pictures = len({s.image for s in samples})
+    pictures = list({s.image: s for s in samples}.values())  # one sample of each
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(folder.name)}</title>'
     yield f'<meta name="viewport" content="width=device-width"><style>{STYLE.read_text()}</style>'
-    yield f"<h1>{len(samples):,} samples of {pictures:,} pictures in {escape(folder.name)}</h1>"
+    yield f"<h1>{len(samples):,} samples of {len(pictures):,} pictures in {escape(folder.name)}</h1>"
     if warnings := list(warnings_of(folder, samples)):
         yield f"<h2>Warnings ({len(warnings)})</h2>"
         yield from (f'<p class="warning">{escape(text)}</p>' for text in warnings)
@@ -73,27 +73,22 @@ def _page(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
     yield _chart("Split", Counter(s.split or "none" for s in samples))
     yield _chart("Asked about", Counter(s.dimension or "something else" for s in samples))
     yield _chart("Source", Counter(s.source for s in samples))
-    yield _chart("Done to the picture", _by_picture(samples, lambda s: s.distortion or "nothing"))
-    levels = _by_picture(samples, lambda s: str(s.level or "-"))
-    yield _chart("Level of it", Counter(dict(sorted(levels.items()))), in_order=True)
-    yield _chart("Prompt", _by_picture(samples, _prompt_kind))
+    yield _chart("Done to the picture", Counter(s.distortion or "nothing" for s in pictures))
+    yield _chart("Level of it", Counter(sorted(str(s.level or "-") for s in pictures)), in_order=True)
+    yield _chart("Prompt", Counter(map(_prompt_kind, pictures)))
     yield '</div><h2>Scores</h2><div class="charts">'
     for name in DIMENSIONS:
-        scores = [s.scores[name] for s in {s.image: s for s in samples}.values() if name in s.scores]
+        scores = [s.scores[name] for s in pictures if name in s.scores]
         if scores:
             yield _histogram(name, scores)
             words = [level_of(score) for score in scores]
-            levels = Counter({level: words.count(level) for level in LEVELS})
+            levels: Counter[str] = Counter({level: words.count(level) for level in LEVELS})
             yield _chart(f"{name.capitalize()} in words", levels, in_order=True)
     yield '</div><h2>Samples</h2><div class="samples">'
     rng = np.random.default_rng(0)
     chosen = sorted(rng.permutation(len(samples))[:SHOWN].tolist())
     yield from (_sample(folder, samples[i]) for i in chosen)
     yield "</div></html>"
-
-
-def _by_picture(samples: Iterable[InstructionSample], key) -> Counter[str]:  # type: ignore[no-untyped-def]
-    return Counter(key(s) for s in {s.image: s for s in samples}.values())
 
 
 def _prompt_kind(sample: InstructionSample) -> str:

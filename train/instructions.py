@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from instruct_data.artefacts import kept_authenticity
 from instruct_data.prompts import UNRELATED_SCORE, unrelated_prompt
 from instruct_data.templates import make_sample
 from mint_iqa.language import LanguageModel, Turn
@@ -144,7 +145,7 @@ def _scores(
         captions = sources.photographs[row.source]["captions"]
         prompt = captions[rng.integers(len(captions))]
     if row.fault == "malformation":
-        quality, authenticity = 0.9 * quality, authenticity * (1 - 0.8 * row.severity)
+        quality, authenticity = 0.9 * quality, authenticity * kept_authenticity(row.severity)
     elif row.fault:
         quality *= pictures.kept_quality(row.fault, row.level)
     draw = rng.random()

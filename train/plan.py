@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from instruct_data.artefacts import kept_authenticity
 from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import prompt_folds
@@ -183,7 +184,7 @@ def _faulted(picture: Picture) -> Picture:
         picture.quality = NAN
     elif row.fault == "malformation":
         picture.quality = NAN
-        picture.authenticity *= 1 - 0.8 * row.severity
+        picture.authenticity *= kept_authenticity(row.severity)
     elif row.fault:
         picture.quality *= pictures.kept_quality(row.fault, row.level)
         picture.correspondence = NAN
