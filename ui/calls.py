@@ -68,6 +68,7 @@ class Chat:
             shown = session.show(self.assessor, self._upload(image), prompt)
             for _ in shown.ask(self.assessor, question):
                 if session.conversation is not shown:
+                    yield _unchanged()
                     return
                 yield _writing(shown)
             yield view(shown)
@@ -75,8 +76,10 @@ class Chat:
             yield _complaint(sentence(error))
 
     def explained(self, image: Any, prompt: str, request: gr.Request) -> Iterator[list[Any]]:
-        if self._session(request).conversation is not None:
-            yield from self.answered(image, prompt, QUESTIONS["overall"], request)
+        if self._session(request).conversation is None:
+            yield _unchanged()
+            return
+        yield from self.answered(image, prompt, QUESTIONS["overall"], request)
 
     def stopped(self, request: gr.Request) -> None:
         """The answer being written ends at its next word and shows itself a last time."""
@@ -155,6 +158,11 @@ def _writing(shown: Conversation) -> list[Any]:
     unchanged = [gr.skip()] * MAX_SUGGESTIONS
     scores = look.result(shown.assessment) if not shown.pending or not shown.pending.text else gr.skip()
     return [scores, look.messages(shown), gr.skip(), "", gr.update(interactive=True), *unchanged]
+
+
+def _unchanged() -> list[Any]:
+    """The page as it is. Gradio empties every output of a generator that ends without a yield."""
+    return [gr.skip()] * (5 + MAX_SUGGESTIONS)
 
 
 def _complaint(message: str) -> list[Any]:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
+expect.set_options(timeout=20_000)  # a busy machine takes its time; what never comes is found all the same
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 

@@ -83,7 +83,11 @@ def test_a_file_that_is_no_picture_is_named_in_a_sentence(page, tmp_path):
     path = tmp_path / "notes.png"
     path.write_text("not a picture")
     upload(page, path)
-    expect(page.locator("#scores [role=alert]")).to_contain_text("notes.png is not a PNG")
+    alert = page.locator("#scores [role=alert]")
+    expect(alert).to_contain_text("notes.png is not a PNG")
+    page.wait_for_timeout(1500)  # the explanation, of which there is none, comes after it
+    expect(alert).to_contain_text("notes.png is not a PNG")
+    expect(page.locator("#stop")).to_have_text("Stop")
     expect(page.locator("body")).not_to_contain_text("Traceback")
     page.click("#picture button[aria-label='Remove Image']")
     expect(page.locator("#scores [role=alert]")).to_have_count(0)
