@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mint_iqa import cli
+from mint_iqa.cli import output
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.records import (
@@ -342,9 +343,9 @@ def test_arguments_that_make_no_sense_are_refused_before_the_model_is_loaded(
 def test_a_terminal_shows_the_bar_before_the_table_and_not_in_it(folder, run, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal
     events = []
-    stop = cli.Progress.stop
-    monkeypatch.setattr(cli.Progress, "stop", lambda self: (stop(self), events.append("bar gone")))
-    monkeypatch.setattr(cli, "_put", lambda text, stream: events.append("table"))
+    stop = output.Progress.stop
+    monkeypatch.setattr(output.Progress, "stop", lambda self: (stop(self), events.append("bar gone")))
+    monkeypatch.setattr(output, "put", lambda text, stream: events.append("table"))
     run("score", "fair.png")
     assert events == ["bar gone", "table"]
 
@@ -435,7 +436,7 @@ def test_ctrl_c_ends_without_a_traceback(folder, run, monkeypatch):
 def python(code, shell="", **environment):
     """Run `code` as a program of its own, its output piped on to `shell`."""
     command = ["bash", "-c", f'"$0" -c "$1" {shell}', sys.executable, code]
-    root = str(Path(cli.__file__).parents[1])
+    root = str(Path(cli.__file__).parents[2])
     return subprocess.run(command, capture_output=True, timeout=60, env=os.environ | environment, cwd=root)
 
 
@@ -453,11 +454,12 @@ def test_json_is_utf8_whatever_the_locale_says():
     code = """
 import sys
 from mint_iqa import cli
+from mint_iqa.cli import output
 from mint_iqa.records import FailedAssessment, Failure, ModelInfo
 model, failure = ModelInfo(name="n", revision="r"), Failure(code="x", message="m")
-cli._speak_utf8()
+cli.speak_utf8()
 record = FailedAssessment(image="f\\u00fc.png", model=model, error=failure)
-cli._write_together([record], True, "json", sys.stdout)
+output.write_together([record], True, "json", sys.stdout)
 """
     done = python(code, PYTHONIOENCODING="ascii")
     assert json.loads(done.stdout.decode("utf-8"))["image"] == "f\u00fc.png"
