@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from mint_iqa.cli.fail_under import FailUnder, gate, limits_of
 from mint_iqa.cli.options import (
     Device,
     Dtype,
@@ -33,6 +34,7 @@ def score(
     device: Device = None,
     dtype: Dtype = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 8,
+    fail_under: FailUnder = None,
 ) -> None:
     """Score images on 0..100, higher is better, and say why.
 
@@ -40,10 +42,13 @@ def score(
     """
     check_choice(images, manifest, prompt)
     check_output(output, images, manifest)
+    limits = limits_of(fail_under or ())
     single_items = [Item(name, name, given(prompt)) for name in images or ()]
     items = read_manifest(manifest) if manifest else single_items
     explain = manifest is None if explain is None else explain
     assessor = load(model, device, dtype)
     records = assessments(assessor, items, batch_size=batch_size, explain=explain)
     single = manifest is None and len(items) == 1
-    export(records, None if single else len(items), format or ("jsonl" if manifest else "table"), output)
+    format = format or ("jsonl" if manifest else "table")
+    with gate(limits) as watching:
+        export(watching.watch(records), None if single else len(items), format, output)
