@@ -1,7 +1,8 @@
-"""The `mint-iqa` command: score images, ask about them, convert checkpoints, print the JSON Schema.
+"""The `mint-iqa` command: score images, ask about them, convert checkpoints, report, print the JSON Schema.
 
 Results go to stdout or `--output`, everything else to stderr. Exit code 0: all well; 1: some items of several
-failed, and have an `error` in the output; 2: the input was of no use, a single image included; 130: Ctrl-C.
+failed, and have an `error` in the output; 2: the input was of no use, a single image included; 3: none
+failed, but some are below --fail-under; 130: Ctrl-C.
 """
 
 import json
@@ -15,6 +16,7 @@ import typer
 from mint_iqa.cli.ask import ask
 from mint_iqa.cli.convert import convert
 from mint_iqa.cli.output import complain
+from mint_iqa.cli.report import report
 from mint_iqa.cli.score import score
 from mint_iqa.errors import MintIQAError
 from mint_iqa.records import LIBRARY_VERSION
@@ -60,6 +62,7 @@ def _root(
 app.command()(score)
 app.command()(ask)
 app.command()(convert)
+app.command()(report)
 
 
 @app.command()

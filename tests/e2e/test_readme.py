@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mint_iqa.records import Assessment, Levels, ModelInfo, Scores
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -24,6 +26,10 @@ def folder(tmp_path):
     for name in ("picture.png", "a.png", "b.png"):
         Image.open(ROOT / "examples" / "coffee.jpg").save(tmp_path / name)
     (tmp_path / "pictures.csv").write_text("image,prompt\npicture.png,a cup of coffee\n")
+    scores = Scores(quality=70, authenticity=60, correspondence=None)
+    model = ModelInfo(name="nano", revision="1")
+    record = Assessment(image="picture.png", model=model, scores=scores, levels=Levels.of(scores))
+    (tmp_path / "scores.jsonl").write_text(record.model_dump_json() + "\n")
     return tmp_path
 
 
