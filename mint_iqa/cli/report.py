@@ -31,6 +31,5 @@ def report(
     from mint_iqa.reports.page import write_page  # here, so that --help need not wait for SciPy
     from mint_iqa.reports.run import read_run
 
-    runs = [read_run(path, by) for path in (scores, other) if path]
-    write_page(runs[0], runs[1] if other else None, output, images)
+    write_page(read_run(scores, by), read_run(other) if other else None, output, images)
     print(f"Wrote {output}.")

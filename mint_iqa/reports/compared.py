@@ -27,11 +27,11 @@ def comparison_section(
 ) -> Iterator[str]:
     """What changed, how surely, and in which pictures. albums: of `run` and of `other`."""
     yield f"<h2>Against {escape(short(str(other.path)))}</h2>"
-    yield '<ul class="verdict">'
+    yield "<ul>"
     yield from (f"<li>{verdict(name, change)}</li>" for name, change in comparison.changes.items())
     yield "</ul>"
     header = ["", "pairs", "this run", "the other", "difference", "95 %", "better", "worse", "same"]
-    yield table("", header, (_row(name, change) for name, change in comparison.changes.items()))
+    yield table("Differences", header, (_row(name, change) for name, change in comparison.changes.items()))
     yield small(EXPLAINED)
     yield from map(small, _notes(run, other, comparison))
     yield '<div class="plots">'
@@ -59,7 +59,7 @@ def verdict(name: Dimension, change: Change) -> str:
 
 def _row(name: Dimension, change: Change) -> list[str]:
     new, old = change.means
-    shares = (change.better, change.worse, 1 - change.better - change.worse)
+    shares = (change.better, change.worse, float((change.differences == 0).mean()))
     return [
         name, f"{len(change.pairs):,}", f"{new:.1f}", f"{old:.1f}", f"{change.difference.value:{SIGNED}}",
         interval(change.difference, SIGNED), *map(percent, shares),

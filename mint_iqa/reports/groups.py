@@ -13,6 +13,7 @@ from mint_iqa.reports.run import Run
 from mint_iqa.vocabulary import Dimension
 
 MOST_GROUPS = 25
+LONGEST_NAME = 48  # letters
 
 
 def groups_section(run: Run, scored: Sequence[Dimension]) -> Iterator[str]:
@@ -46,13 +47,13 @@ def _chart(run: Run, name: Dimension, groups: Sequence[str]) -> str:
         if rows
     }
     rows = "".join(
-        f'<tr><td class="name">{escape(short(group))}</td><td class="n">{len(members[group]):,}</td>'
+        f'<tr><td class="name">{escape(short(group, LONGEST_NAME))}</td><td class="n">{len(members[group]):,}</td>'
         f'<td class="n"><b>{mean.value:.1f}</b></td><td class="n">{interval(mean)}</td>'
         f'<td class="range">{_track(mean.value, mean.low, mean.high)}</td></tr>'
         for group, mean in sorted(means.items(), key=lambda each: -each[1].value)
     )
-    header = "<tr><th></th><th>images</th><th>mean</th><th>95 %</th><th>0 to 100</th></tr>"
-    return f"<table><caption>{name.capitalize()}</caption>{header}{rows}</table>"
+    header = "<tr><th></th><th>images</th><th>mean</th><th>95 %</th><th>0–100</th></tr>"
+    return f'<div class="wide"><table><caption>{name.capitalize()}</caption>{header}{rows}</table></div>'
 
 
 def _track(value: float, low: float, high: float) -> str:

@@ -10,12 +10,13 @@ import numpy.typing as npt
 from mint_iqa.reports.run import Floats
 
 FEWEST_PROMPTS = 10  # resampling fewer gives intervals that are much too narrow
+FEWEST_UNITS = 5  # of fewer, an interval would say nothing
 SAMPLES = 1000
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its 95 % interval, which is nan where there are fewer than two units to draw."""
+    """A mean and its 95 % interval, nan where there are fewer than `FEWEST_UNITS` to draw."""
 
     value: float
     low: float
@@ -40,11 +41,11 @@ def mean_interval(
     """The 95 % percentile bootstrap interval of the mean of float[N]: (low, high).
 
     What `metrics.bootstrap_interval` gives for a mean with groups=units, but on the sums of units: for
-    100,000 images in seconds.
+    100,000 images in seconds. (nan, nan) with fewer than `FEWEST_UNITS` different units.
     """
     numbers: dict[Hashable, int] = {}
     unit_of_row = np.array([numbers.setdefault(unit, len(numbers)) for unit in units], dtype=np.int64)
-    if len(numbers) < 2:
+    if len(numbers) < FEWEST_UNITS:
         return math.nan, math.nan
     sums = np.bincount(unit_of_row, values).astype(np.float64)
     counts = np.bincount(unit_of_row).astype(np.float64)

@@ -19,7 +19,7 @@ from mint_iqa.reports.comparison import Comparison, compare
 from mint_iqa.reports.groups import groups_section
 from mint_iqa.reports.parts import NOTHING, card, figure, percent, sheet, short, small, table
 from mint_iqa.reports.plots import histogram, scatter
-from mint_iqa.reports.run import FOLDER, Run
+from mint_iqa.reports.run import FOLDER, Floats, Run
 from mint_iqa.vocabulary import DIMENSIONS, Dimension, level_of
 
 STYLE = Path(__file__).parents[1] / "reports.css"
@@ -56,7 +56,7 @@ def _album(run: Run, images: Path | None) -> Album:
 
 def _head(run: Run) -> Iterator[str]:
     models = short(", ".join(run.models))
-    yield head(f"{run.path.name}: scores by {models}")
+    yield head(f"{short(run.path.name)}: scores by {models}")
     yield f"<style>{STYLE.read_text()}</style>"
     yield f"<h1>{counted(len(run.items), 'image')} scored by {escape(models)}</h1>"
     yield small(f"From {short(str(run.path))}. Scores are 0 to 100, higher is better.")
@@ -97,7 +97,7 @@ def _body(
 def _distributions(run: Run, other: Run | None, scored: Sequence[Dimension]) -> Iterator[str]:
     yield "<h2>Scores</h2>"
     header = ["", "images", "mean", "sd", "lowest", "5 %", "median", "95 %", "highest"]
-    yield table("", header, (_summary(run, name) for name in scored))
+    yield table("Distribution", header, (_summary(run, name) for name in scored))
     yield '<div class="plots">'
     for name in scored:
         before = _finite(other, name) if other else None
@@ -113,19 +113,21 @@ def _summary(run: Run, name: Dimension) -> list[str]:
     return [name, f"{len(scores):,}", *(f"{x:.1f}" for x in (scores.mean(), scores.std(), *quantiles))]
 
 
-def _finite(run: Run, name: Dimension) -> np.ndarray:
+def _finite(run: Run, name: Dimension) -> Floats:
     return run.of(name)[np.isfinite(run.of(name))]
 
 
 def _scatters(run: Run, scored: Sequence[Dimension]) -> Iterator[str]:
-    yield '<h2>One score against another</h2><div class="plots">' if len(scored) > 1 else ""
+    if len(scored) < 2:
+        return
+    yield '<h2>One score against another</h2><div class="plots">'
     for across, up in combinations(scored, 2):
         both = np.isfinite(run.of(across)) & np.isfinite(run.of(up))
         x, y = run.of(across)[both], run.of(up)[both]
         correlation = srcc(x, y) if len(x) >= 3 else math.nan
         said = NOTHING if math.isnan(correlation) else f"{correlation:.2f}"
         yield figure(scatter(x, y, (across, up)), f"{counted(len(x), 'image')}, SRCC {said}.")
-    yield "</div>" if len(scored) > 1 else ""
+    yield "</div>"
 
 
 def _faults(run: Run) -> Iterator[str]:

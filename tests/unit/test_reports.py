@@ -113,8 +113,18 @@ def test_the_page_counts_describes_and_names(report):
     assert "3 images scored by nano 1" in text
     assert "1 image could not be scored" in text
     assert "1 image of 3 has no score for correspondence" in text
-    assert rows_of(page, "")[0] == ["quality", "3", "50.0", "32.7", "10.0", "14.0", "50.0", "86.0", "90.0"]
-    assert rows_of(page, "")[2][:3] == ["correspondence", "2", "50.0"]
+    assert rows_of(page, "Distribution")[0] == [
+        "quality",
+        "3",
+        "50.0",
+        "32.7",
+        "10.0",
+        "14.0",
+        "50.0",
+        "86.0",
+        "90.0",
+    ]
+    assert rows_of(page, "Distribution")[2][:3] == ["correspondence", "2", "50.0"]
     assert [row[:2] for row in rows_of(page, "Images with")] == [
         ["blur", "2"],
         ["noise", "1"],
@@ -278,7 +288,7 @@ def test_a_comparison_has_the_right_numbers(report):
     new = [scored(f"{i}.png", 50 + d, f"prompt {i}", 40) for i, d in enumerate([3, 1, -2, 0, 8])]
     old = [scored(f"{i}.png", 50, f"prompt {i}", 40) for i in range(5)]
     page = report([*new, scored("only here.png", 1)], [*old[::-1], scored("0.png", 99, "another prompt")])
-    quality, authenticity, _ = rows_of(page, "")[:3]
+    quality, authenticity, _ = rows_of(page, "Differences")
     low, high = bootstrap_interval(
         lambda x, y: float(np.mean(x - y)), [53, 51, 48, 50, 58], [50] * 5
     )  # fmt: skip
@@ -378,7 +388,12 @@ def test_images_of_one_prompt_are_drawn_together_and_few_prompts_not_at_all():
     assert together.high - together.low > 3 * (alone.high - alone.low)
     one_prompt, none = mean_of(values, ["a fox"] * 600), mean_of(values, [""] * 600)
     assert (one_prompt.low, one_prompt.high) == (none.low, none.high) == (alone.low, alone.high)
-    assert np.isnan(mean_of(values[:1], ["a fox"]).low)
+    assert np.isnan(mean_of(values[:4], ["a fox"] * 4).low)
+
+
+def test_three_pairs_alike_prove_nothing(report):
+    new, old = ([scored(f"{i}.png", quality) for i in range(3)] for quality in (60, 50))
+    assert "Quality: +10.00, from too few images for an interval." in text_of(report(new, old))
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
