@@ -23,7 +23,7 @@ def groups_section(run: Run, scored: Sequence[Dimension]) -> Iterator[str]:
         return
     failed = Counter(failure.group for failure in run.failures)
     largest = [group for group, _ in sizes.most_common(MOST_GROUPS)]
-    yield f'<h2>By {escape(short(run.by))}</h2><div class="charts">'
+    yield f'<h2>By {escape(short(run.by))}</h2><div class="charts groups">'
     for name in scored:
         yield _chart(run, name, largest)
     yield "</div>"
@@ -47,7 +47,8 @@ def _chart(run: Run, name: Dimension, groups: Sequence[str]) -> str:
         if rows
     }
     rows = "".join(
-        f'<tr><td class="name">{escape(short(group, LONGEST_NAME))}</td><td class="n">{len(members[group]):,}</td>'
+        f'<tr><td class="name">{escape(short(group, LONGEST_NAME))}</td>'
+        f'<td class="n">{len(members[group]):,}</td>'
         f'<td class="n"><b>{mean.value:.1f}</b></td><td class="n">{interval(mean)}</td>'
         f'<td class="range">{_track(mean.value, mean.low, mean.high)}</td></tr>'
         for group, mean in sorted(means.items(), key=lambda each: -each[1].value)
