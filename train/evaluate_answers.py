@@ -93,7 +93,9 @@ def ask(
     for banned, items in tqdm(jobs.items(), desc=question, disable=None):
         for start in range(0, len(items), BATCH):
             part = items[start : start + BATCH]
-            for (i, _), text in zip(part, language.answers([p for _, p in part], banned), strict=True):
+            for (i, _), text in zip(
+                part, language.answers([p for _, p in part], [banned] * len(part)), strict=True
+            ):
                 answers[i] = text
     return answers
 
