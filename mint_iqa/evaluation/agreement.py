@@ -121,14 +121,14 @@ def agreement(data: Comparison, folds: int | None = None) -> Agreement:
         )
     curve = fit_logistic(data.scores, data.labels)
     generators = {name: data.part(rows) for name, rows in _rows_of(data.generators).items() if name}
-    unseen = _rounds_or_none(lambda: fold_rounds(data.groups, data.hashes, FOLDS))
+    unseen = _unseen(data)
     predicted = _out_of_fold(data, unseen) if unseen else curve(data.scores)
-    guesses = _guesses(data, unseen) if unseen else {}
+    guesses = {name: replace(data, scores=y, same_unit=True) for name, y in baselines(data).items()}
     return Agreement(
         curve,
         figures(data, curve),
         {name: figures(part, curve) for name, part in sorted(generators.items())},
-        {name: figures(replace(data, scores=y, same_unit=True), np.asarray) for name, y in guesses.items()},
+        {name: figures(guess, np.asarray) for name, guess in guesses.items()},
         over_rounds(data, folds),
         calibration(predicted, data.labels),
         predicted,
@@ -197,6 +197,10 @@ def _rounds_or_none(make: Callable[[], list[Round]]) -> list[Round] | None:
         return None
 
 
+def _unseen(data: Comparison) -> list[Round] | None:
+    return _rounds_or_none(lambda: fold_rounds(data.groups, data.hashes, FOLDS))
+
+
 def _out_of_fold(data: Comparison, rounds: Sequence[Round]) -> Floats:
     predicted = np.empty(len(data.scores))
     for each in rounds:
@@ -208,12 +212,15 @@ def _out_of_fold(data: Comparison, rounds: Sequence[Round]) -> Floats:
 # --- baselines ---
 
 
-def _guesses(data: Comparison, rounds: Sequence[Round]) -> dict[str, Floats]:
-    """Labels guessed without a look at the image, float[N] each, and without the image's own label."""
-    found = {}
-    if len({name for name in data.generators if name}) > 1:
-        found["generator mean"] = _generator_means(data, rounds)
-    if len(set(data.groups)) < len(data.groups):
+def baselines(data: Comparison) -> dict[str, Floats]:
+    """Labels guessed without a look at the image, and without its own label: float[N] by what is known.
+
+    Empty where there are too few groups, only one generator, and no two images of a group.
+    """
+    unseen, found = _unseen(data), {}
+    if unseen and len({name for name in data.generators if name}) > 1:
+        found["generator mean"] = _generator_means(data, unseen)
+    if unseen and len(set(data.groups)) < len(data.groups):
         found["prompt mean"] = _other_means(data)
     return found
 

@@ -74,6 +74,6 @@ def _fit(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], width: float) -
 
     # Beyond these bounds the curve is a straight line or a step between two neighbours.
     bounds = ([float(x.min()), np.log(0.01)], [float(x.max()), np.log(100.0)])
-    found = least_squares(residuals, [0.0, np.log(width)], bounds=bounds, max_nfev=200)
+    found = least_squares(residuals, [0.0, np.log(width)], bounds=bounds, max_nfev=60)
     (lowest, highest), _ = ends(found.x)
     return float(found.cost), [float(lowest), float(highest), float(found.x[0]), float(np.exp(found.x[1]))]

@@ -12,7 +12,7 @@ from mint_iqa.evaluation.agreement import Bin
 from mint_iqa.evaluation.logistic import Logistic
 
 WIDTH, HEIGHT = 420, 320
-LEFT, RIGHT, TOP, BOTTOM = 48, 412, 10, 280  # of the area inside the axes
+LEFT, RIGHT, TOP, BOTTOM = 48, 404, 10, 280  # of the area inside the axes
 CURVE_POINTS = 80
 
 

@@ -14,10 +14,10 @@ from mint_iqa.pages import head, thumbnail, warning
 from mint_iqa.vocabulary import Dimension
 
 EXPLAINED = (
-    "Brackets are 95 % bootstrap intervals over prompts (over images where there are none). “Mapped” is after "
-    "the four-parameter logistic curve, fitted on all images; in the rounds it is fitted on the other prompts, and "
-    "figures are mean ± standard deviation over test sets. The baselines see no pixel, so what they reach needs no "
-    "look at the image. The prompt mean knows other images of the same prompt."
+    "Brackets are 95 % bootstrap intervals over prompts, or over images that have none. “Mapped” is after "
+    "the four-parameter logistic curve, fitted on all images; in the rounds it is fitted on the other "
+    "prompts, and figures are mean ± standard deviation over test sets. The baselines see no pixel, so what "
+    "they reach needs no look at the image. The prompt mean knows other images of the same prompt."
 )
 
 
@@ -63,7 +63,7 @@ def _dimension(name: Dimension, judged: Judged, images: Path) -> Iterator[str]:
         "Calibration: ten equal parts of the images by predicted label (the curve fitted on other prompts), "
         "with 95 % t intervals of the mean label.",
     )
-    yield '</div><h3>Judged worst</h3><div class="samples">'
+    yield '</div><h3>Judged worst</h3><div class="samples many">'
     yield from (_image(images, name, *each) for each in judged.worst())
     yield "</div>"
 

@@ -115,17 +115,17 @@ def _dimension(judged: Judged) -> dict[str, Any]:
         {"image": pair.label.image, "predicted": round(predicted, 4), "label": label}
         for pair, predicted, label in judged.worst()
     ]
-    return _finite({"column": asdict(judged.column), **figures, "worst": worst})
+    return finite({"column": asdict(judged.column), **figures, "worst": worst})
 
 
 def _model(pair: Pair) -> str:
     return f"{pair.record.model.name} {pair.record.model.revision}"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """nan, which JSON lacks, as None."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -30,7 +30,7 @@ def grids(name: Dimension, judged: Judged) -> Iterator[Grid]:
     """The figures of one dimension, with the baselines beside them, and those of each generator."""
     found = judged.agreement
     title = f"{name}: {found.overall.n:,} images, labels {judged.unit}"
-    yield Grid(title, ["", "", "95 %", *_others(found)], [_row(key, found) for key in NAMES])
+    yield Grid(title, ["", "", "95 %", *_others(found)], [_row(key, found) for key in NAMES])
     if found.generators:
         header = ["generator", "images", NAMES["srcc"], NAMES["plcc_mapped"], NAMES["rmse_mapped"]]
         rows = [_of_generator(*each) for each in found.generators.items()]
