@@ -47,11 +47,11 @@ def evaluate(
     }  # fmt: skip
     named = {key: column for key, column in given.items() if column}
     result = evaluated(join(scores, labels, named), folds)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names of others: :100: is no picture
     for name, judged in result.dimensions.items():
         for grid in grids(name, judged):
             console.print(rich_table(grid), "", sep="\n")
     for note in result.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}", soft_wrap=True)
     for path in write_report(result, output, images or labels.parent):
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)

@@ -237,11 +237,11 @@ def _generator_means(data: Comparison, rounds: Sequence[Round]) -> Floats:
 
 
 def _other_means(data: Comparison) -> Floats:
-    """The mean of the other images of the group, or of all others for the only one of its group."""
-    guess = np.empty(len(data.labels))
+    """The mean of the other images of the group; one number for all images that are alone in theirs."""
+    guess = np.full(len(data.labels), data.labels.mean())
     for rows in _rows_of(data.groups).values():
-        pool = rows if len(rows) > 1 else np.arange(len(data.labels))
-        guess[rows] = (data.labels[pool].sum() - data.labels[rows]) / (len(pool) - 1)
+        if len(rows) > 1:
+            guess[rows] = (data.labels[rows].sum() - data.labels[rows]) / (len(rows) - 1)
     return guess
 
 

@@ -40,9 +40,9 @@ def write_report(evaluation: Evaluation, folder: Path, images: Path) -> tuple[Pa
 
 
 def _page(evaluation: Evaluation, images: Path) -> Iterator[str]:
-    models = ", ".join(to_json(evaluation)["models"])
     yield head("Evaluation")
-    yield f"<h1>{evaluation.images:,} images scored by {escape(models)}, and by people</h1>"
+    models = escape(", ".join(evaluation.models))
+    yield f"<h1>{evaluation.images:,} images scored by {models}, and by people</h1>"
     yield from map(warning, evaluation.notes)
     yield f'<p class="small">{escape(EXPLAINED)}</p>'
     for name, judged in evaluation.dimensions.items():

@@ -47,6 +47,12 @@ class Evaluation:
     dimensions: dict[Dimension, Judged]
     notes: list[str]
 
+    @property
+    def models(self) -> list[str]:
+        """Name and revision of every model that scored an image."""
+        infos = (pair.record.model for judged in self.dimensions.values() for pair in judged.pairs)
+        return sorted({f"{info.name} {info.revision}" for info in infos})
+
 
 def evaluate(joined: Joined, folds: int | None = None) -> Evaluation:
     """Figures of every dimension with 10 or more images. folds: as in `agreement`.
@@ -57,6 +63,8 @@ def evaluate(joined: Joined, folds: int | None = None) -> Evaluation:
     for name, column in joined.columns.items():
         pairs = [pair for pair in joined.pairs if name in pair.label.scores]
         scored = [pair for pair in pairs if getattr(pair.record.scores, name) is not None]
+        if not pairs:
+            continue
         if unscored := len(pairs) - len(scored):
             notes.append(f"{name}: {counted(unscored, 'image')} had no prompt when scored.")
         if len(scored) < FEWEST:
@@ -101,7 +109,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """What evaluation.json holds; null stands for figures that say nothing."""
     return {
         "library_version": LIBRARY_VERSION,
-        "models": sorted({_model(p) for j in evaluation.dimensions.values() for p in j.pairs}),
+        "models": evaluation.models,
         "images": evaluation.images,
         "notes": evaluation.notes,
         "dimensions": {name: _dimension(judged) for name, judged in evaluation.dimensions.items()},
@@ -116,10 +124,6 @@ def _dimension(judged: Judged) -> dict[str, Any]:
         for pair, predicted, label in judged.worst()
     ]
     return finite({"column": asdict(judged.column), **figures, "worst": worst})
-
-
-def _model(pair: Pair) -> str:
-    return f"{pair.record.model.name} {pair.record.model.revision}"
 
 
 def finite(value: Any) -> Any:

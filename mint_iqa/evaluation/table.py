@@ -8,6 +8,7 @@ from rich.table import Table
 
 from mint_iqa.evaluation.agreement import Agreement, Figure, Figures
 from mint_iqa.evaluation.results import Judged
+from mint_iqa.table import plain
 from mint_iqa.vocabulary import Dimension
 
 NAMES: dict[str, str] = {
@@ -30,7 +31,7 @@ def grids(name: Dimension, judged: Judged) -> Iterator[Grid]:
     """The figures of one dimension, with the baselines beside them, and those of each generator."""
     found = judged.agreement
     title = f"{name}: {found.overall.n:,} images, labels {judged.unit}"
-    yield Grid(title, ["", "", "95 %", *_others(found)], [_row(key, found) for key in NAMES])
+    yield Grid(title, ["", "all", "95 %", *_others(found)], [_row(key, found) for key in NAMES])
     if found.generators:
         header = ["generator", "images", NAMES["srcc"], NAMES["plcc_mapped"], NAMES["rmse_mapped"]]
         rows = [_of_generator(*each) for each in found.generators.items()]
@@ -43,7 +44,7 @@ def rich_table(grid: Grid) -> Table:
     for i, name in enumerate(grid.header):
         table.add_column(name.replace(" ", "\n"), justify="right" if i else "left", no_wrap=i > 0)
     for row in grid.rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     return table
 
 
