@@ -189,7 +189,7 @@ def prompt_shares(assessor: Assessor, rows: Sequence[dict[str, str]], most: int)
     question = QUESTIONS["correspondence"]
     denied = {own: [denies_prompt(a) for a in ask(assessor, cases[own], question)] for own in cases}
     groups = [row["prompt"] for row in chosen]
-    apart = [wrong and not right for wrong, right in zip(denied[False], denied[True], strict=True)]
+    apart = [other and not own for other, own in zip(denied[False], denied[True], strict=True)]
     higher = [_correspondence(a) > _correspondence(b) for a, b in zip(cases[True], cases[False], strict=True)]
     parts = (denied[False], denied[True], apart, higher)
     return PromptShares(*(share(groups, hits) for hits in parts))
