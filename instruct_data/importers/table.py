@@ -1,41 +1,15 @@
 """Scores from any CSV file (UTF-8, commas, a header) whose columns and ranges are named."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
-from instruct_data.importers.scores import drop_conflicts, number, percent
-from instruct_data.reading import Findings, csv_rows
+from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import RatedImage
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import Findings, csv_rows
+from mint_iqa.scales import ScoreColumn, number, percent
 from mint_iqa.vocabulary import Dimension
-
-
-@dataclass(frozen=True)
-class ScoreColumn:
-    """A column of scores and the ends of its scale; best < worst for difference scores."""
-
-    name: str
-    worst: float
-    best: float
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From COLUMN:WORST:BEST, e.g. mos:1:5 or dmos:100:0. Raises MintIQAError (`bad_argument`)."""
-        name, *ends = text.rsplit(":", 2)
-        try:
-            worst, best = map(float, ends)
-        except ValueError:
-            worst = best = math.nan
-        if not name or worst == best or not math.isfinite(best - worst):
-            raise MintIQAError(
-                "bad_argument",
-                f"{text!r} is not COLUMN:WORST:BEST with two different numbers: write mos:1:5, or dmos:100:0 "
-                "where lower is better.",
-            )
-        return cls(name, worst, best)
 
 
 @dataclass(frozen=True)
