@@ -1,8 +1,8 @@
 """A score head led from where it is towards a few ratings: ridge regression, solved exactly.
 
-Heads are linear in the mean quality vector, so what a few dozen ratings can teach one is found in closed form:
-the same ratings give the same head, and no step size or stopping time has to be guessed. How far it may move
-is chosen by cross-validation, and not at all is among the choices.
+Heads are linear in the mean quality vector, so what a few dozen ratings can teach one is found in closed
+form: the same ratings give the same head, and no step size or stopping time has to be guessed. How far it may
+move is chosen by cross-validation, and not at all is among the choices.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from train.frozen import Frozen
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-# How strongly a head is held where it is: not to be moved, moved as a whole (its level alone), ... nearly free.
+# How strongly a head is held where it is: not to be moved, moved as a whole (its level alone), ... nearly
+# free.
 STRENGTHS: tuple[float | None, ...] = (None, np.inf, *(10 ** (k / 2) for k in range(6, -3, -1)))
 # The strongest hold whose error is within this many standard errors of the least is taken. On 40 ratings of
 # AGIQA-3K the least itself cost up to .19 of SRCC where there was nothing to learn, half an error .06.

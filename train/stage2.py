@@ -36,7 +36,7 @@ from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
 from train.settings import Optimisation, Stage1
 from train.stage1 import STAGE2_PARTS, StopAfter, arguments
-from train.told import read_told, tell_loss
+from train.told import examples_of, read_samples, tell_loss
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -252,15 +252,15 @@ def drawn(
 def train(recipe: Stage2) -> Path:
     """Run the recipe; the folder of the whole model, both stages."""
     set_seed(recipe.seed)
+    told = None if recipe.instructions is None else read_samples(recipe.instructions, recipe.images)
     model, processor, language = begin(recipe)
     explainer = Explainer(model, language, recipe.grounding_weight)
-    if recipe.instructions is None:
-        data, measured = drawn(recipe, model, processor, language), None
+    measured = None
+    if told is None:
+        data = drawn(recipe, model, processor, language)
     else:
         scorer = Assessor(model, processor, ModelInfo(name="", revision=""))
-        data, measured = read_told(
-            recipe.instructions, recipe.images, scorer, language, recipe.passes, recipe.seed
-        )
+        data, measured = examples_of(told, scorer, language, recipe.passes, recipe.seed)
         tell_loss("before", explainer, measured, recipe.batch_size)
     trainer = Stage2Trainer(
         recipe,

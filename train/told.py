@@ -1,11 +1,11 @@
-"""Stage 2's examples from instruction data: JSON Lines of InstructionSample, as `python -m instruct_data` writes
-them.
+"""Stage 2's examples from instruction data: the samples that `python -m instruct_data` writes.
 
-An example shows the LLM what the Assessor will show it: the whole picture, its scores in words, and soft tokens
-only where a fault is known or detected.
+An example shows the LLM what the Assessor will show it: the whole picture, its scores in words, and soft
+tokens only where a fault is known or detected.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from train.instructions import Instruction, Instructions, detected
 
 
 class Told(Instructions):
-    """Examples as padded token ids; pictures are read as they are needed, whole, as the Assessor reads them."""
+    """Examples as padded token ids; pictures are read when needed, and whole, as the Assessor reads them."""
 
     def __init__(
         self,
@@ -44,63 +44,65 @@ class Told(Instructions):
         return np.stack([np.asarray(self.processor.fit(image)) for image in read])
 
 
-def read_told(
-    source: str, images: str | None, assessor: Assessor, language: LanguageModel, passes: float, seed: int
-) -> tuple[Told, Told]:
-    """What is learnt, `passes` times over in a seeded order, and what is only measured on (may be empty).
+@dataclass(frozen=True)
+class Samples:
+    """What a source holds, test samples left out; pictures: one a sample."""
 
-    source: a file, whose samples train unless their split says otherwise, or a folder that a build wrote.
+    source: str
+    samples: list[InstructionSample]
+    pictures: list[Shown]
+
+
+def read_samples(source: str, images: str | None) -> Samples:
+    """A file, whose samples train unless their split says otherwise, or a folder that a build wrote.
+
     images: the folder of the pictures; None for the source's own.
     Raises MintIQAError for broken lines, missing pictures, and where there is nothing to learn.
     """
     path = Path(source)
     names = [path / "train.jsonl", path / "validation.jsonl"] if path.is_dir() else [path]
     samples = [s for name in names for s in read_jsonl(name, InstructionSample) if s.split != "test"]
+    if all(s.split == "validation" for s in samples):
+        raise MintIQAError("nothing_to_learn", f"{source} has no sample to learn from: none is in train.")
     folder = Path(images) if images else names[0].parent
-    pictures = _pictures(path, samples, folder)
-    examples = _examples(samples, pictures, assessor)
-    held_out = [s.split == "validation" for s in samples]
-    learnt = [e for e, held in zip(examples, held_out, strict=True) if not held]
-    if not learnt:
-        raise MintIQAError(
-            "nothing_to_learn", f"{source} has no sample whose split is train, or none at all."
-        )
-    rng = np.random.default_rng(seed)
-    order = [i for _ in range(int(np.ceil(passes))) for i in rng.permutation(len(learnt))]
-    kept = order[: max(1, round(passes * len(learnt)))]
-    paths = [p.path for p in pictures]
-    measured = [e for e, held in zip(examples, held_out, strict=True) if held]
-    return tuple(  # type: ignore[return-value]
-        Told(chosen, paths, assessor.processor, language) for chosen in ([learnt[i] for i in kept], measured)
-    )
-
-
-def _pictures(source: Path, samples: Sequence[InstructionSample], folder: Path) -> list[Shown]:
-    """One a sample."""
     hashes = image_hashes(samples, folder)
     if missing := [s.image for s in samples if s.image not in hashes]:
         raise MintIQAError(
             "image_missing",
-            f"{missing[0]!r:.200} of {source} is no file in {folder} ({len(missing)} of {len(samples)} samples "
-            "lack theirs): give the folder with images=FOLDER.",
+            f"{missing[0]!r:.200} of {source} is no file in {folder} ({len(missing)} of {len(samples)} "
+            "samples lack theirs): give the folder with images=FOLDER.",
         )
-    return [Shown(folder / s.image, hashes[s.image], s.prompt or "") for s in samples]
+    return Samples(
+        source, samples, [Shown(folder / s.image, hashes[s.image], s.prompt or "") for s in samples]
+    )
+
+
+def examples_of(
+    told: Samples, assessor: Assessor, language: LanguageModel, passes: float, seed: int
+) -> tuple[Told, Told]:
+    """What is learnt, `passes` times over in a seeded order, and what is only measured on (may be empty)."""
+    examples = _examples(told, assessor)
+    held_out = [s.split == "validation" for s in told.samples]
+    learnt = [e for e, held in zip(examples, held_out, strict=True) if not held]
+    measured = [e for e, held in zip(examples, held_out, strict=True) if held]
+    rng = np.random.default_rng(seed)
+    order = [i for _ in range(int(np.ceil(passes))) for i in rng.permutation(len(learnt))]
+    kept = [learnt[i] for i in order[: max(1, round(passes * len(learnt)))]]
+    paths = [picture.path for picture in told.pictures]
+    learning, measuring = (Told(e, paths, assessor.processor, language) for e in (kept, measured))
+    return learning, measuring
 
 
 @torch.inference_mode()
-def _examples(
-    samples: Sequence[InstructionSample], pictures: Sequence[Shown], assessor: Assessor
-) -> list[Instruction]:
-    if not samples:
-        return []
+def _examples(told: Samples, assessor: Assessor) -> list[Instruction]:
     model = assessor.model
-    frozen = features_of(assessor, pictures)
-    severities: list[list[float]] = [[] for _ in samples]
+    frozen = features_of(assessor, told.pictures)
+    severities: list[list[float]] = [[] for _ in told.samples]
     if model.fault_head is not None:
         severities = model.fault_head(torch.from_numpy(frozen.vectors).unsqueeze(1)).sigmoid().tolist()
     return [
         _example(i, sample, 100 * scores.clip(0, 1), detected(found, model.config.faults[: len(found)]))
-        for i, (sample, scores, found) in enumerate(zip(samples, frozen.scores, severities, strict=True))
+        for i, (sample, scores, found) in enumerate(zip(told.samples, frozen.scores, severities, strict=True))
     ]
 
 
@@ -129,10 +131,9 @@ def _example(
 def _known_fault(sample: InstructionSample) -> FaultName | None:
     """The fault that was put into the picture, if it has a name and is strong enough to be named."""
     name = FAULT_OF.get(sample.distortion or "")
-    strong = (
-        name is not None and severity_of(name, sample.level or 0) >= NAMED_FROM if sample.level else False
-    )
-    return name if strong else None
+    if name is None or sample.level is None or severity_of(name, sample.level) < NAMED_FROM:
+        return None
+    return name
 
 
 def _scores(sample: InstructionSample, predicted: NDArray[np.float32]) -> dict[Dimension, float | None]:

@@ -61,7 +61,7 @@ def guess_range(path: Path, name: str, cells: Sequence[str]) -> tuple[float, flo
         trouble = f"runs from {values[0]:g} to {values[-1]:g}, no usual scale" if values else "has no number"
         raise MintIQAError(
             "bad_argument",
-            f"Column {name!r} of {path} {trouble}: state its ends, such as columns={{quality: '{name}:1:7'}}.",
+            f"Column {name!r} of {path} {trouble}: state its ends, as in columns={{quality: '{name}:1:7'}}.",
         )
     return found[0]
 

@@ -216,9 +216,9 @@ def test_raters_who_disagree_count_less_within_their_set(folder: Path) -> None:
 def test_pictures_of_one_prompt_and_copies_of_a_picture_share_a_fold(folder: Path, tmp_path: Path) -> None:
     names = [*(f"{i}.png" for i in range(20)), "copy.png"]
     (folder / "copy.png").write_bytes((folder / "5.png").read_bytes())
-    path = write(folder / "copies.csv", [
-        {"image": name, "prompt": "" if i == 20 else f"prompt {i % 10}", "quality": i} for i, name in enumerate(names)
-    ])  # fmt: skip
+    prompts = [f"prompt {i % 10}" for i in range(20)] + [""]
+    listed = zip(names, prompts, strict=True)
+    path = write(folder / "copies.csv", [{"image": n, "prompt": p, "quality": 3} for n, p in listed])
     folds = read_ratings([str(path)], None, {}).folds(np.arange(21), 5, seed=0)
     assert (folds[:10] == folds[10:20]).all()
     assert folds[20] == folds[5]
@@ -279,8 +279,8 @@ def test_the_strongest_hold_that_is_as_good_as_the_best_is_chosen() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, (3, 100)) * 0.5 + 1
     noise -= noise.mean(axis=1, keepdims=True)
-    assert chosen(noise + [[1.01], [1.0], [1.005]]) == 0
-    assert chosen(noise + [[2.0], [1.0], [1.005]]) == 1
+    assert chosen(noise + np.array([[1.01], [1.0], [1.005]])) == 0
+    assert chosen(noise + np.array([[2.0], [1.0], [1.005]])) == 1
 
 
 @pytest.mark.parametrize("dimension", ["quality", "correspondence"])
