@@ -2,7 +2,6 @@
 
 import csv
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file
 from instruct_data.importers.own import read_own
 from instruct_data.reading import Findings
 from instruct_data.records import RatedImage, write_jsonl
+from mint_iqa import cli
 from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
 from tests import tiny
@@ -132,11 +132,11 @@ def test_faults_and_what_an_explanation_sees_stay_to_the_bit(start: Path, mine: 
     assert torch.equal(one.soft_prompt(rated[0], question), two.soft_prompt(rated[1], question))
 
 
-def test_the_folder_scores_and_explains_from_the_command_line(mine: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "mint_iqa.cli", "score", str(folder / "1.png"), "--model", str(mine)]
-    done = subprocess.run([*command, "--format", "jsonl"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    record = json.loads(done.stdout)
+def test_the_folder_scores_and_explains_from_the_command_line(
+    mine: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["score", str(folder / "1.png"), "--model", str(mine), "--format", "jsonl"]) == 0
+    record = json.loads(capsys.readouterr().out)
     assert record["explanation"]["quality"]
     assert record["scores"]["quality"] == pytest.approx(
         Assessor.from_pretrained(mine).assess(folder / "1.png", explain=False).scores.quality, abs=0.01
@@ -389,11 +389,12 @@ def test_a_folder_that_is_there_is_not_overwritten(mine: Path, start: Path, fold
     assert caught.value.code == "output_taken"
 
 
-def test_the_command_ends_with_the_sentence_and_code_2(tmp_path: Path) -> None:
+def test_the_command_ends_with_the_sentence_and_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = [f"ratings={tmp_path}/none.csv", f"output={tmp_path}/run"]
-    done = subprocess.run(
-        [sys.executable, "-m", "train.finetune", "configs/nano/finetune.yaml", "--set", *settings],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"{tmp_path}/none.csv does not exist: check the path.\n"
+    recipe = str(ROOT / "configs" / "nano" / "finetune.yaml")
+    monkeypatch.setattr(sys, "argv", ["finetune", recipe, "--set", *settings])
+    assert finetune.main() == 2
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"{tmp_path}/none.csv does not exist: check the path.\n")
