@@ -48,13 +48,9 @@ class Stage2(Optimisation):
 
     output: str = "runs/stage2"
     stage1: str = "runs/stage1"  # a finished stage-1 run: its model and its split
-    start: str | None = (
-        None  # a model that explains already, to go on from in place of `stage1`: nano, a folder
-    )
+    start: str | None = None  # in place of it: a model that explains already (nano, a folder), to go on from
     examples: int = 8000
-    instructions: str | None = (
-        None  # in place of examples: samples of instruct_data, a file or a built folder
-    )
+    instructions: str | None = None  # in place of examples: samples of instruct_data, file or folder
     images: str | None = None  # folder of their pictures; their own if left out
     passes: float = 1.0  # over these samples
     lora_rank: int = 16
@@ -175,6 +171,7 @@ def prepare(model: MintIQAModel) -> None:
 
 
 def freeze_for_stage2(model: MintIQAModel) -> None:
+    """Stage 2 trains the bridge, the projection and Q-Former 2 but for what it has from its part."""
     if model.vision2 is not None:
         raise ValueError("a second tower is not trained by this recipe")
     for name, parameter in model.named_parameters():
