@@ -19,6 +19,7 @@ SECTION = (
     .split("\n## ", 1)[0]
 )
 TABLE, COMMANDS = re.findall(r"```\w+\n(.*?)```", SECTION, re.DOTALL)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
