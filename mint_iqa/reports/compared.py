@@ -6,10 +6,11 @@ from html import escape
 
 import numpy as np
 
+from mint_iqa.pages import figure, table
 from mint_iqa.reading import counted
 from mint_iqa.reports.album import Album
 from mint_iqa.reports.comparison import Change, Comparison, differ
-from mint_iqa.reports.parts import card, figure, interval, percent, sheet, short, small, table
+from mint_iqa.reports.parts import card, interval, percent, sheet, short, small
 from mint_iqa.reports.plots import scatter
 from mint_iqa.reports.run import Run
 from mint_iqa.vocabulary import Dimension
@@ -37,7 +38,7 @@ def comparison_section(
     yield '<div class="plots">'
     for name, change in comparison.changes.items():
         new, old = (each.of(name)[change.pairs[:, i]] for i, each in enumerate((run, other)))
-        plot = scatter(old, new, ("the other run", "this run"), diagonal=True)
+        plot = scatter(old, new, ("the other run", "this run"), with_diagonal=True)
         yield figure(plot, f"{name.capitalize()}: above the dashed line this run is better.")
     yield "</div>"
     for name, change in comparison.changes.items():

@@ -11,13 +11,13 @@ import numpy as np
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import srcc
-from mint_iqa.pages import bars, head, warning
+from mint_iqa.pages import bars, figure, head, table, warning
 from mint_iqa.reading import counted
 from mint_iqa.reports.album import Album
 from mint_iqa.reports.compared import comparison_section
 from mint_iqa.reports.comparison import Comparison, compare
 from mint_iqa.reports.groups import groups_section
-from mint_iqa.reports.parts import NOTHING, card, figure, percent, sheet, short, small, table
+from mint_iqa.reports.parts import NOTHING, card, percent, sheet, short, small
 from mint_iqa.reports.plots import histogram, scatter
 from mint_iqa.reports.run import FOLDER, Floats, Run
 from mint_iqa.vocabulary import DIMENSIONS, Dimension, level_of
@@ -100,10 +100,9 @@ def _distributions(run: Run, other: Run | None, scored: Sequence[Dimension]) -> 
     yield table("Distribution", header, (_summary(run, name) for name in scored))
     yield '<div class="plots">'
     for name in scored:
-        before = _finite(other, name) if other else None
-        has_line = before is not None and len(before) > 0
-        plot = histogram(_finite(run, name), before if has_line else None)
-        yield figure(plot, f"{name.capitalize()}{'; the line is the other run' if has_line else ''}.")
+        before = _finite(other, name) if other else np.empty(0)
+        legend = "; the line is the other run" if len(before) else ""
+        yield figure(histogram(_finite(run, name), before), f"{name.capitalize()}{legend}.")
     yield "</div>"
 
 

@@ -1,7 +1,7 @@
-"""Texts, tables and figures of a page as HTML."""
+"""Texts and contact sheets of a page as HTML."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from mint_iqa.reports.intervals import Mean
@@ -20,25 +20,6 @@ def short(text: str, most: int = LONGEST) -> str:
 def small(text: str) -> str:
     """A paragraph in small letters."""
     return f'<p class="small">{escape(text)}</p>'
-
-
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of texts: the first column says what, the others hold figures."""
-    names = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join(map(_row, rows))
-    caption = f"<caption>{escape(title)}</caption>"
-    return f'<div class="wide"><table class="figures">{caption}<tr>{names}</tr>{body}</table></div>'
-
-
-def _row(cells: Sequence[str]) -> str:
-    what, *figures = map(escape, cells)
-    numbers = "".join(f'<td class="n">{each}</td>' for each in figures)
-    return f"<tr><td>{what}</td>{numbers}</tr>"
-
-
-def figure(plot: str, text: str) -> str:
-    """A plot with its caption."""
-    return f"<figure>{plot}<figcaption>{escape(text)}</figcaption></figure>"
 
 
 def card(pictures: Sequence[str], head: str, image: str, *notes: str) -> str:
