@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import ReadImage, Source, read_image
-from mint_iqa.language import LanguageModel, Turn
+from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel, Turn
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.records import (
@@ -120,7 +120,12 @@ class Assessor:
                         yield next(done)
 
     def ask(
-        self, image: Source | Picture, question: str, prompt: str | None = None, history: Sequence[Turn] = ()
+        self,
+        image: Source | Picture,
+        question: str,
+        prompt: str | None = None,
+        history: Sequence[Turn] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Iterator[str]:
         """Stream the answer to a question about a picture; `history` holds earlier (question, answer) turns.
 
@@ -128,7 +133,7 @@ class Assessor:
         """
         question = _checked_question(question)
         rated = self.rate([(self.read(image), prompt)])[0]
-        return self._stream(rated, question, history)
+        return self._stream(rated, question, history, max_new_tokens)
 
     def answer(self, image: Source | Picture, question: str, prompt: str | None = None) -> Answer:
         """The whole answer as a record."""
@@ -245,9 +250,11 @@ class Assessor:
             for questions in asked
         ]
 
-    def _stream(self, rated: Rated, question: str, history: Sequence[Turn]) -> Iterator[str]:
+    def _stream(
+        self, rated: Rated, question: str, history: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Iterator[str]:
         prefix = self.prefix(rated, question, history)
-        yield from self.language_model().stream(prefix, self.banned_tokens(rated))
+        yield from self.language_model().stream(prefix, self.banned_tokens(rated), max_new_tokens)
 
     @torch.inference_mode()
     def soft_prompt(self, rated: Rated, question: str) -> Tensor:

@@ -219,11 +219,13 @@ class LanguageModel(nn.Module):
             embeds = self.embed(chosen).unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
-    def stream(self, prefix: Tensor, banned: Sequence[int] = ()) -> Iterator[str]:
+    def stream(
+        self, prefix: Tensor, banned: Sequence[int] = (), max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> Iterator[str]:
         """The answer in pieces of text; their join is the whole answer."""
         ids: list[int] = []
         shown = ""
-        for (token,) in self.decode([prefix], [banned]):
+        for (token,) in self.decode([prefix], [banned], max_new_tokens):
             ids.append(token)  # type: ignore[arg-type]
             text = self.text(ids)
             # A character of several tokens is held back until it is whole.

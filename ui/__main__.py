@@ -1,14 +1,17 @@
-"""`python -m ui`: serve the chat page until Ctrl-C."""
+"""`python -m ui`: serve the chat page, or with --api the OpenAI-compatible service, until Ctrl-C."""
 
 import os
 import signal
 import sys
 import tempfile
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mint_iqa.errors import MintIQAError
+
+if TYPE_CHECKING:
+    from mint_iqa.assessor import Assessor
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -21,36 +24,66 @@ def serve(
     auth: Annotated[str | None, typer.Option(metavar="USER:PASS", help="Ask for this login.")] = None,
     queue_size: Annotated[int, typer.Option(min=1, help="Calls that may wait; more are turned away.")] = 16,
     max_upload: Annotated[int, typer.Option(min=1, max=64, help="Largest picture in MB.")] = 64,
+    api: Annotated[
+        bool, typer.Option("--api", help="An OpenAI-compatible service in place of the page.")
+    ] = False,
+    api_key: Annotated[str | None, typer.Option(help="For --api: ask for this key.")] = None,
 ) -> None:
     """Serve a page that scores a picture, says why, and answers questions about it."""
     login = _login(auth)
+    if (login and api) or (api_key and not api):
+        raise MintIQAError(
+            "bad_argument", "--auth is for the page and --api-key for --api: use the other one."
+        )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or the folder would stay behind
     # A folder of its own: pictures stay apart from other Gradio apps and go when the server does.
     with tempfile.TemporaryDirectory(prefix="mint-iqa-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         os.environ.setdefault("HF_HUB_OFFLINE", "1" if model == "nano" else "0")
-        _serve(model, host, port, login, queue_size, max_upload)
+        assessor = _loaded(model)
+        try:
+            if api:
+                _serve_api(assessor, host, port, api_key, queue_size, max_upload)
+            else:
+                _serve_page(assessor, host, port, login, queue_size, max_upload)
+        except OSError:
+            raise MintIQAError(
+                "bad_argument", f"Port {port} on {host} can't be used: choose another with --port."
+            ) from None
 
 
-def _serve(
-    model: str, host: str, port: int, login: tuple[str, str] | None, queue_size: int, max_upload: int
-) -> None:
+def _loaded(model: str) -> "Assessor":
     from mint_iqa.assessor import Assessor  # here, so that --help need not wait for torch and Gradio
 
     print(f"Loading {model} ...", file=sys.stderr)
     assessor = Assessor.from_pretrained(model)
     assessor.language_model()  # now, or the first answer would wait for it
+    return assessor
+
+
+def _serve_api(
+    assessor: "Assessor", host: str, port: int, key: str | None, queue_size: int, max_upload: int
+) -> None:
+    from ui.api import build, serve
+
+    app = build(assessor, api_key=key, queue_size=queue_size, max_upload=max_upload)
+    serve(app, host, port)
+
+
+def _serve_page(
+    assessor: "Assessor",
+    host: str,
+    port: int,
+    login: tuple[str, str] | None,
+    queue_size: int,
+    max_upload: int,
+) -> None:
     from ui.app import build, launch
     from ui.session import Sessions
 
     page = build(assessor, Sessions(), queue_size)
-    try:
-        launch(page, host=host, port=port, auth=login, max_upload=max_upload)
-    except OSError:
-        raise MintIQAError(
-            "bad_argument", f"Port {port} on {host} can't be used: choose another with --port."
-        ) from None
+    launch(page, host=host, port=port, auth=login, max_upload=max_upload)
     print(f"The chat is at {page.local_url} - stop it with Ctrl-C.", file=sys.stderr)
     page.block_thread()
 

@@ -13,6 +13,7 @@ from mint_iqa.language import MAX_HISTORY
 from ui import look
 from ui.calls import Chat
 from ui.session import (
+    AT_ONCE,
     MAX_ANSWERS,
     MAX_COMPARED,
     MAX_PROMPT_CHARACTERS,
@@ -36,7 +37,6 @@ HINT = f"Answers take the last {MAX_HISTORY} questions into account; the last {M
 CHANGE_THEME = "() => { document.body.classList.toggle('dark'); }"
 POLITE = "element.setAttribute('aria-live', 'polite');"
 KEEP_FILES = (600, 3600)  # every ten minutes, uploads older than an hour are deleted
-AT_ONCE = 2  # of scorings, and of answers: more would only slow each other down
 
 # preprocess=False: Gradio's own reading of pictures would come before ours.
 _SCORING: dict[str, Any] = {

@@ -1,6 +1,5 @@
 """What components and endpoints call: session.py's functions with Gradio's values in and out."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from mint_iqa.assessor import Assessor
-from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import QUESTIONS
 from ui import look
 from ui.session import (
@@ -20,21 +18,12 @@ from ui.session import (
     Upload,
     checked_history,
     checked_prompt,
+    sentence,
     suggestions,
     upload_of,
 )
 
 SCORED_ANEW = "Scored anew with this prompt; the picture was not encoded again."
-
-logger = logging.getLogger(__name__)
-
-
-def sentence(error: Exception) -> str:
-    """What a person is told. The log has the traceback of what nobody expected."""
-    if isinstance(error, MintIQAError):
-        return error.message
-    logger.error("unexpected", exc_info=error)
-    return "Something went wrong on the server; its log says what. Please try again."
 
 
 class Chat:

@@ -5,6 +5,7 @@ Nothing here knows of Gradio. The picture is encoded when it arrives, never for 
 
 import base64
 import io
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,10 @@ MAX_COMPARED = 8
 MAX_SUGGESTIONS = 4
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NAME_CHARACTERS = 120
+AT_ONCE = 2  # of scorings, and of answers: more would only slow each other down
 THUMBNAIL_SIDE = 112  # pixels, shown at half that size
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -214,6 +218,14 @@ class Sessions:
             _, session = self._held.pop(key or "", (0.0, None))
         if session is not None:
             session.forget()
+
+
+def sentence(error: Exception) -> str:
+    """What a person is told. The log has the traceback of what nobody expected."""
+    if isinstance(error, MintIQAError):
+        return error.message
+    logger.error("unexpected", exc_info=error)
+    return "Something went wrong on the server; its log says what. Please try again."
 
 
 def suggestions(conversation: Conversation) -> list[str]:
