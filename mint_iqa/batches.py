@@ -109,6 +109,7 @@ class Readers:
     def __init__(self, processes: int, fit: Fitting) -> None:
         self._processes, self._fit = processes, fit
         self._pool = _pool(processes)
+        self._single: ProcessPoolExecutor | None = None  # for what was lost with a dead one
 
     def submit(self, item: Item) -> Future:
         try:
@@ -126,15 +127,17 @@ class Readers:
             return self._read_alone(item)
 
     def _read_alone(self, item: Item) -> ReadImage | Failure:
-        with _pool(1) as pool:
-            try:
-                return pool.submit(read_fitted, item.source, self._fit).result()
-            except BrokenProcessPool:
-                message = f"Reading {item.image} ended the process: check the file, and the free memory."
-                return Failure(code="image_ends_reader", message=message)
+        self._single = self._single or _pool(1)
+        try:
+            return self._single.submit(read_fitted, item.source, self._fit).result()
+        except BrokenProcessPool:
+            self._single = None
+            message = f"Reading {item.image} ended the process: check the file, and the free memory."
+            return Failure(code="image_ends_reader", message=message)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in filter(None, (self._pool, self._single)):
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def read_fitted(source: str | Path, fit: Fitting) -> ReadImage | Failure:

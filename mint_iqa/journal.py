@@ -1,7 +1,8 @@
 """JSON Lines that grow by whole batches, so that a run that was cut off goes on where it ended."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -55,12 +56,13 @@ def done_so_far(path: Path, items: Sequence[Item], batch_size: int, model: Model
     return whole
 
 
-def open_after(path: Path, done: Done) -> BinaryIO:
+@contextmanager
+def open_after(path: Path, done: Done) -> Iterator[BinaryIO]:
     """The journal, opened to be appended to, with nothing in it but what is done. Raises OSError."""
-    journal = path.open("r+b" if done.size else "wb")
-    journal.truncate(done.size)
-    journal.seek(0, os.SEEK_END)
-    return journal
+    with path.open("r+b" if done.size else "wb") as journal:
+        journal.truncate(done.size)
+        journal.seek(0, os.SEEK_END)
+        yield journal
 
 
 def _record(path: Path, number: int, line: bytes) -> Scored:

@@ -255,6 +255,16 @@ def test_a_manifest_gives_one_line_an_item_in_order(folder, run, fake):
     assert ("assess_many", 4, False) in fake.calls
 
 
+def test_a_manifest_a_folder_and_a_pattern_may_stand_where_an_image_does(folder, run):
+    write_csv(folder / "m.csv", ["image", "prompt"], ["fair.png", "a fox"])
+    for argument, count in (("m.csv", 1), (".", 3), ("*.png", 3), ("[fg]*.png", 2)):
+        code, out, _ = run("score", argument)
+        found = lines(out)
+        assert (code, len(found)) == (count == 3, count)  # broken.png fails
+        assert all(record.get("explanation") is None for record in found)
+    assert lines(run("score", "m.csv")[1])[0]["prompt"] == "a fox"
+
+
 def test_a_manifest_without_other_columns_leaves_no_metadata(folder, run):
     write_csv(folder / "m.csv", ["image"], ["fair.png"])
     (record,) = lines(run("score", "--manifest", "m.csv")[1])
@@ -326,6 +336,11 @@ def test_a_manifest_that_cannot_be_opened_is_one_sentence(folder, run):
         (["score", "--manifest", "m.csv", "--prompt", "a fox"], "prompt column"),
         (["score", "fair.png", "--output", "none/out.json"], "missing folder"),
         (["score", "fair.png", "--output", "."], "is a folder"),
+        (["score", "fair.png", "--resume"], "--resume needs an --output"),
+        (["score", "fair.png", "--output", "out.json", "--resume"], "in .jsonl, .csv or .parquet"),
+        (["score", "fair.png", "--format", "csv"], "give --output"),
+        (["score", "m.csv", "--prompt", "a fox"], "prompt column"),
+        (["score", "*.gif"], "holds no image files"),
         (["score", "fair.png", "--output", "fair.png"], "is also an input"),
         (["score", "--manifest", "m.csv", "--output", "m.csv"], "is also an input"),
         (["ask", "fair.png"], "no question"),
@@ -422,6 +437,9 @@ def test_help_names_every_command_and_option(run):
         "device",
         "dtype",
         "batch-size",
+        "resume",
+        "engine",
+        "workers",
     ):
         assert f"--{option}" in out
 

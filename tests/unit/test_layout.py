@@ -113,7 +113,8 @@ def watch(event, arguments):
         seen.append(event)
 sys.addaudithook(watch)
 import mint_iqa
-heavy = {"torch", "transformers", "peft", "gradio", "scipy", "onnx", "gguf", "pyarrow", "ray"} & sys.modules.keys()
+heavy = {"torch", "transformers", "peft", "gradio", "scipy", "onnx", "gguf", "pyarrow", "ray"}
+heavy &= sys.modules.keys()
 assert not heavy, f"imported: {sorted(heavy)}"
 assert not seen, f"touched: {seen}"
 """
