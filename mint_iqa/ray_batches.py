@@ -38,11 +38,11 @@ def score_batches_on_ray(
 
     _connect(workers)
     try:
-        everything = ray.put(list(batches))
-        rows = data.from_items(list(range(len(batches))), override_num_blocks=min(len(batches), MAX_BLOCKS))
+        blocks = min(len(batches), MAX_BLOCKS)  # a block is what a worker takes at a time
+        rows = data.from_items([{"batch": list(batch)} for batch in batches], override_num_blocks=blocks)
         scored = rows.map(
             Scorer,
-            fn_constructor_args=(everything, loading, explain, os.getcwd()),
+            fn_constructor_args=(loading, explain, os.getcwd()),
             compute=data.ActorPoolStrategy(size=workers or int(ray.cluster_resources()["CPU"])),
             num_cpus=1,
             num_gpus=1 if (loading.device or "").startswith("cuda") else 0,
@@ -58,20 +58,16 @@ def score_batches_on_ray(
 class Scorer:
     """What runs on the cluster: one model that scores one batch after the other on one core."""
 
-    def __init__(self, batches: Any, loading: Loading, explain: bool, folder: str) -> None:
-        import ray
-
+    def __init__(self, loading: Loading, explain: bool, folder: str) -> None:
         from mint_iqa.assessor import Assessor
 
         with suppress(OSError):  # names are relative to the folder of whoever started the run
             os.chdir(folder)
-        self.batches: Sequence[Batch] = ray.get(batches)
         self.explain = explain
         self.assessor = Assessor.from_pretrained(loading.model, device=loading.device, dtype=loading.dtype)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, list[str]]:
-        batch = [self.batches[row["item"]]]
-        (records,) = score_batches(self.assessor, batch, explain=self.explain, readers=0)
+        (records,) = score_batches(self.assessor, [list(row["batch"])], explain=self.explain, readers=0)
         return {"lines": [record.model_dump_json() for record in records]}
 
 
@@ -93,15 +89,16 @@ def _ray_data() -> Any:
 def _connect(workers: int | None) -> None:
     import ray
 
+    address = os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-    except ConnectionError:
-        if "RAY_ADDRESS" in os.environ:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, ValueError):
+        if address:
             raise MintIQAError(
-                "ray_failed", f"There is no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: start it."
+                "ray_failed", f"There is no Ray cluster at RAY_ADDRESS={address}: start it, or unset it."
             ) from None
-        ray.init(num_cpus=workers, include_dashboard=False, **quiet)
+        ray.init(address="local", num_cpus=workers, include_dashboard=False, **quiet)
 
 
 def _reason(error: Exception) -> str:

@@ -28,7 +28,7 @@ def test_two_ray_workers_write_the_same_lines_as_the_local_engine(tmp_path, tiny
         command += ["--batch-size", "3", "--device", "cpu", "--output", output, *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": ""}
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500
         )
         assert done.returncode == 1, done.stderr  # two rows of no use
         assert "Traceback" not in done.stderr
