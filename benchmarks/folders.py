@@ -3,8 +3,9 @@
     python benchmarks/folders.py            # 3 minutes; prints a table, writes nothing that stays
 
 The model's own rate: nano on pictures that are read and fitted already, in batches of 8, by as many threads
-as torch takes. The folder's rate: the same pictures as JPEG files of 512 x 512, read by other processes, their
-records appended to a journal. Both take turns, so that what else the machine does meets both alike.
+as torch takes. The folder's rate: the same pictures as JPEG files of 512 x 512, read by other processes, and
+their records appended to a journal. Both take turns, so that what else the machine does meets both alike.
+With OMP_NUM_THREADS=1 and --readers 0, one core does it all: the rate that docs/sizing.md counts with.
 """
 
 import argparse
