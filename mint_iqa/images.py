@@ -60,14 +60,35 @@ Source = str | Path | bytes | Image.Image
 class ReadImage:
     """A picture ready to be scored.
 
-    `rgb` is upright, 8 bit, mode RGB, at least 8 pixels a side; `sha256` is the hex digest of the file's
-    bytes (None for a PIL image, which has no file); `warnings` says in plain words what was done to the
-    picture.
+    `rgb` is upright, 8 bit, mode RGB, at least 8 pixels a side; `size` (width, height) is what it was read
+    with, even where `rgb` has been fitted to a model since; `sha256` is the hex digest of the file's bytes
+    (None for a PIL image, which has no file); `warnings` says in plain words what was done to the picture.
     """
 
     rgb: Image.Image
+    size: tuple[int, int]
     sha256: str | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """RGB image of any shape -> RGB image_size x image_size (bicubic, antialiased); twice is as once.
+
+    A picture is squeezed into the square whole, up to `max_aspect`, a ratio of its sides; a longer one loses
+    its ends first (the middle part of that ratio is kept). Here and not in processing.py, because processes
+    that only read pictures should not load torch.
+    """
+
+    image_size: int
+    max_aspect: float
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        long_side = self.max_aspect * min(width, height)
+        spare_x, spare_y = max(0.0, width - long_side) / 2, max(0.0, height - long_side) / 2
+        box = (spare_x, spare_y, width - spare_x, height - spare_y)
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box)
 
 
 def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> ReadImage:
@@ -144,7 +165,7 @@ def _decode(opener: Callable[[], Image.Image], label: str, digest: str | None, m
         _check_size(image.size, label, max_pixels)
         image.load()
         rgb, warnings = _upright_rgb(image, label)
-        return ReadImage(rgb, digest, warnings)
+        return ReadImage(rgb, rgb.size, digest, warnings)
     except MintIQAError:
         raise
     except MemoryError:

@@ -1,4 +1,4 @@
-"""Image, prompt and question -> tensors: the only place that resizes, normalises and tokenises."""
+"""Image, prompt and question -> tensors: the only place that fits, normalises and tokenises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
+from mint_iqa.images import Fit
 from mint_iqa.pretrained import part_folder
 
 
@@ -29,8 +30,7 @@ class MintIQAProcessor:
     """What a model of this config wants to be fed.
 
     image_size: pixels of the square the towers see.
-    max_aspect: a picture is squeezed into that square whole, up to this ratio of its sides; a longer one
-    loses its ends first (the middle part of ratio `max_aspect` is kept).
+    fit: any RGB image -> that square, which loses the ends of one whose sides differ more than `max_aspect`.
     max_prompt_tokens: special tokens counted.
     """
 
@@ -38,6 +38,7 @@ class MintIQAProcessor:
         settings = config.processor
         self.image_size = int(settings["image_size"])
         self.max_aspect = float(settings.get("max_aspect", 1.0))
+        self.fit = Fit(self.image_size, self.max_aspect)
         self.max_prompt_tokens = int(settings.get("max_prompt_tokens", 256))
         self._mean = torch.tensor(settings["image_mean"]).view(3, 1, 1)
         self._std = torch.tensor(settings["image_std"]).view(3, 1, 1)
@@ -62,14 +63,6 @@ class MintIQAProcessor:
                 "tokenizer_missing", f"The tokenizer in {source} is empty: copy its files again."
             )
         return cls(config, tokenizer)
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        """RGB image of any shape -> RGB image_size x image_size (bicubic, antialiased)."""
-        width, height = image.size
-        long_side = self.max_aspect * min(width, height)
-        spare_x, spare_y = max(0.0, width - long_side) / 2, max(0.0, height - long_side) / 2
-        box = (spare_x, spare_y, width - spare_x, height - spare_y)
-        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images -> float32[B, 3, image_size, image_size], normalised."""

@@ -77,6 +77,12 @@ def test_output_goes_to_its_file_first(run, tmp_path):
     assert code == 3 and len((tmp_path / "scores.jsonl").read_text().splitlines()) == 1
 
 
+def test_what_an_earlier_run_has_scored_counts_as_well(run):
+    assert run("0.png", "--output", "scores.jsonl")[0] == 0
+    code, _, error = run("0.png", "--output", "scores.jsonl", "--resume", "--fail-under", "quality=100")
+    assert code == 3 and "1 of 1 image is below" in error
+
+
 @pytest.mark.parametrize(
     "texts", [["quality"], ["quality=high"], ["quality=nan"], ["quality=101"], ["sharpness=5"], ["=5"],
               ["quality=1", "quality=2"]],
