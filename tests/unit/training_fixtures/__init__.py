@@ -42,6 +42,11 @@ PROMPTS = (
 )  # fmt: skip
 CAPTIONS = ("a boy runs", "a girl jumps", "three horses", "a black truck", "people sitting", "snowy hill")
 GENERATORS = ("alpha", "beta")
+# nano's recipe for the toy tower of three blocks, of which two train.
+TRAINS = [
+    "vision.backbone.encoder.layer.[12]", "vision.readout", "qformer1", "heads", "shortcut", "fault_head",
+    "alignment",
+]  # fmt: skip
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
