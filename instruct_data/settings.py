@@ -72,5 +72,7 @@ def _override(values: dict[str, Any], text: str) -> None:
     for group in groups:
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise MintIQAError("bad_argument", f"--set {text!r}: {group} is one setting, not a group of them.")
+            raise MintIQAError(
+                "bad_argument", f"--set {text!r}: {group} is one setting, not a group of them."
+            )
     values[name] = parsed

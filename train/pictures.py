@@ -127,7 +127,8 @@ def load(name: str) -> tuple[NDArray[np.uint8], list[Row]]:
     folder = pictures_folder()
     if not (folder / f"{name}.json").is_file():
         raise MintIQAError(
-            "pictures_missing", f"The training pictures of {name} are not built: run python -m train.pictures."
+            "pictures_missing",
+            f"The training pictures of {name} are not built: run python -m train.pictures.",
         )
     rows = [Row(**row) for row in json.loads((folder / f"{name}.json").read_text())]
     return np.load(folder / f"{name}.npy", mmap_mode="r"), rows

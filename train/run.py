@@ -9,15 +9,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from accelerate.utils import DistributedType
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, SequentialSampler, Subset
@@ -33,23 +30,13 @@ from transformers.integrations import TensorBoardCallback, unset_hf_deepspeed_co
 
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
-from train.settings import Optimisation, Stage1, Stage2
+from train.resume import WHOLE, checkpoints, rank, world_size, write_whole, writing
+from train.settings import Stage1, Stage2
 from train.trainable import Learner, describe, restore, trained_state
 from train.whole_batch import own_share
 
 Recipe = TypeVar("Recipe", Stage1, Stage2)
-WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
 WEIGHTS = "trained.safetensors"
-# Settings that may differ between a run and its continuation: they move no weight.
-HARMLESS = ("stop_after", "save_steps", "log_steps", "threads")
-
-
-def rank() -> int:
-    return int(os.environ.get("RANK", "0"))
-
-
-def world_size() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> torch.device:
@@ -57,58 +44,6 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
-
-
-# --- beginning and going on ---
-
-
-def checkpoints(output: Path) -> list[Path]:
-    """The whole ones, oldest first."""
-    found = [path.parent for path in output.glob(f"checkpoint-*/{WHOLE}")]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
-
-
-def begin(recipe: Stage1 | Stage2, resume: bool) -> Path | None:
-    """The checkpoint to go on from, if there is one. Writes the resolved recipe beside the weights to come.
-
-    MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.
-    """
-    output = Path(recipe.output)
-    whole = checkpoints(output)
-    if not resume and (whole or (output / "model").exists()):
-        raise MintIQAError(
-            "output_exists", f"{output} holds a run: go on with it by --resume, or name another --set output=."
-        )
-    written, settings = output / "recipe.json", asdict(recipe)
-    if whole:
-        _check_continuation(whole[-1], json.loads(written.read_text(encoding="utf-8")), settings)
-    if rank() == 0:
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(written, json.dumps(settings, indent=2))
-    return whole[-1] if whole else None
-
-
-def _check_continuation(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
-    if keys:
-        raise MintIQAError(
-            "other_recipe",
-            f"{checkpoint.parent} was begun with another recipe (differing: {', '.join(sorted(keys))}): resume "
-            "with its recipe.json, or name another --set output=.",
-        )
-    processes = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))["processes"]
-    if processes != world_size():
-        raise MintIQAError(
-            "other_world_size",
-            f"{checkpoint} was made by {processes} processes, and these are {world_size()}: resume with as many.",
-        )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Under its name the file is whole at any moment."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 # --- the Trainer ---
@@ -119,7 +54,8 @@ def arguments(recipe: Stage1 | Stage2, deepspeed: Path | None = None) -> Trainin
     parts = world_size() * recipe.accumulation
     if recipe.batch_size % parts:
         raise MintIQAError(
-            "bad_config", f"batch_size {recipe.batch_size} can't be shared by processes x accumulation = {parts}."
+            "bad_config",
+            f"batch_size {recipe.batch_size} can't be shared by processes x accumulation = {parts}.",
         )
     if deepspeed is not None:
         _check_deepspeed(deepspeed)
@@ -149,23 +85,27 @@ def arguments(recipe: Stage1 | Stage2, deepspeed: Path | None = None) -> Trainin
     settings._n_gpu = min(settings.n_gpu, 1)
     if settings.world_size != world_size():
         raise MintIQAError(
-            "not_distributed", f"{world_size()} processes were started and {settings.world_size} found each other."
+            "not_distributed",
+            f"{world_size()} processes were started and {settings.world_size} found each other.",
         )
     return settings
 
 
 def _check_deepspeed(config: Path) -> None:
     if not config.is_file():
-        raise MintIQAError("config_missing", f"--deepspeed {config} can't be read: configs/deepspeed has three.")
+        raise MintIQAError(
+            "config_missing", f"--deepspeed {config} can't be read: configs/deepspeed has three."
+        )
     if "LOCAL_RANK" not in os.environ:
         raise MintIQAError(
-            "not_distributed", "--deepspeed needs its launcher: deepspeed --num_gpus N --module train.stage1 ..."
+            "not_distributed",
+            "--deepspeed needs its launcher: deepspeed --num_gpus N --module train.stage1 ...",
         )
     compiler = os.environ.get("CXX", "c++")
     if not torch.cuda.is_available() and not (shutil.which(compiler) and shutil.which("ninja")):
         raise MintIQAError(
             "compiler_missing",
-            f"DeepSpeed on CPU needs {compiler} and ninja on the PATH: install g++ and activate the environment.",
+            f"DeepSpeed on CPU needs {compiler} and ninja on the PATH: install g++, activate .venv.",
         )
 
 
@@ -260,8 +200,8 @@ class PlanTrainer(Trainer):
         bad = [name for name, part in self.latest.items() if not part.isfinite()]
         raise MintIQAError(
             "loss_not_finite",
-            f"The loss is no longer a number at step {step} ({', '.join(bad)}). Its batch is saved in {folder}: "
-            "look for a value there that can't be, or lower the learning rates.",
+            f"The loss is no longer a number at step {step} ({', '.join(bad)}). Its batch is saved in "
+            f"{folder}: look for a value there that can't be, or lower the learning rates.",
         )
 
     # --- checkpoints ---
@@ -286,7 +226,8 @@ class PlanTrainer(Trainer):
             return
         if state_dict == {}:  # what the Trainer hands over where ZeRO-3 was not told to gather
             raise MintIQAError(
-                "bad_config", "ZeRO-3 needs stage3_gather_16bit_weights_on_model_save in the DeepSpeed config."
+                "bad_config",
+                "ZeRO-3 needs stage3_gather_16bit_weights_on_model_save in the DeepSpeed config.",
             )
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -297,7 +238,7 @@ class PlanTrainer(Trainer):
 
 
 def run_to_end(trainer: PlanTrainer, checkpoint: Path | None) -> dict[str, Tensor]:
-    """Train and give what was learnt, as `trained_state` does, on the CPU; nothing to any process but the first."""
+    """Train and give what was learnt, as `trained_state` does, on the CPU; only the first process gets it."""
     if rank() == 0:
         print(describe(trainer.model), file=sys.stderr)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -306,21 +247,6 @@ def run_to_end(trainer: PlanTrainer, checkpoint: Path | None) -> dict[str, Tenso
         return {}
     # The Trainer saves after the last step.
     return load_file(checkpoints(Path(trainer.args.output_dir))[-1] / WEIGHTS)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """What keeps a folder from being written, a full disk above all, ends in one MintIQAError."""
-    try:
-        yield
-    # Rust's and torch.save's errors name no errno, and the latter no reason.
-    except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(folder.parent).free / 1e9
-        raise MintIQAError(
-            "output_unwritable",
-            f"{folder} could not be written ({str(error).splitlines()[0]}; {free:.1f} GB are free on its disk): "
-            "make room and go on with --resume.",
-        ) from error
 
 
 # --- command line ---

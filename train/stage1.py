@@ -3,7 +3,8 @@
     python -m train.stage1 configs/nano/pretrain.yaml
     python -m train.stage1 configs/nano/stage1.yaml --set test_fold=1 output=runs/fold1
     torchrun --nproc_per_node 2 -m train.stage1 configs/nano/stage1.yaml
-    deepspeed --num_gpus 2 --module train.stage1 configs/nano/stage1.yaml --deepspeed configs/deepspeed/zero2.json
+    deepspeed --num_gpus 2 --module train.stage1 configs/nano/stage1.yaml \\
+        --deepspeed configs/deepspeed/zero2.json
 
 A run that was cut off goes on with --resume and ends with the weights that it would have had.
 """
@@ -26,7 +27,8 @@ from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise, written_whole
 from mint_iqa.processing import MintIQAProcessor
 from train.plan import Looks, Sources, draw, read_sources
-from train.run import PlanTrainer, begin, command, device, rank, run_to_end, writing
+from train.resume import begin, rank, writing
+from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1
 from train.trainable import STAGE2_PARTS, Learner, declare, restore
 from train.whole_batch import processes, whole_batch
@@ -176,9 +178,7 @@ def caption_bank(model: MintIQAModel, processor: MintIQAProcessor, sources: Sour
     return load_file(path)["captions"]
 
 
-def data_of(
-    recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor
-) -> tuple[Looks, Tensor | None]:
+def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) -> tuple[Looks, Tensor | None]:
     """What the run looks at, in order, and the caption bank where photographs are among it."""
     sources = read_sources()
     captions = caption_bank(model, processor, sources) if recipe.photograph_epochs else None

@@ -1,5 +1,5 @@
-"""Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2, the projection and the LLM's LoRA learn
-to say what the picture shows.
+"""Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2, the projection and the LLM's LoRA
+learn to say what the picture shows.
 
     python -m train.stage2 configs/nano/stage2.yaml
 
@@ -30,16 +30,18 @@ from mint_iqa.vocabulary import FAULT_WORDS, FaultName
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
-from train.run import PlanTrainer, begin, command, device, rank, run_to_end, writing
+from train.resume import begin, rank, writing
+from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Lora, Stage1, Stage2
 from train.stage1 import save_model
-from train.trainable import STAGE1_PARTS, Learner, declare, restore
+from train.trainable import STAGE1_PARTS, Learner, declare
 from train.whole_batch import whole_batch
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
 
+
 class Explainer(Learner):
-    """Both halves under one roof, as the Trainer drives it: a batch of instructions -> the parts of its loss."""
+    """Both halves under one roof, as the Trainer drives it: instructions -> the parts of their loss."""
 
     def __init__(self, model: MintIQAModel, language: LanguageModel, recipe: Stage2) -> None:
         super().__init__()
@@ -129,8 +131,8 @@ def load_language(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
     if width != config.language["hidden_size"]:
         raise MintIQAError(
             "bad_config",
-            f"The LLM is {width} wide and the model's soft tokens are {config.language['hidden_size']}: train "
-            "stage 1 with language.hidden_size set to the LLM's.",
+            f"The LLM is {width} wide and the model's soft tokens are {config.language['hidden_size']}: "
+            "train stage 1 with language.hidden_size set to the LLM's.",
         )
     for layer in language.modules():
         # On CPUs with AVX512_BF16 an evaluation repacks the weights, and gradients are then lost silently.
@@ -172,7 +174,7 @@ def save_adapter(
 
 @torch.inference_mode()
 def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, rows: list[int]) -> Found:
-    """What stage 1 detects in the clean pictures of low quality among `rows`; nothing if it has no fault head."""
+    """What stage 1 detects in the clean pictures of low quality among `rows`; none without a fault head."""
     if not model.config.faults:
         return {}
     low = {i for i in rows if float(sources.human[i]["mos_quality"]) / 5 < CLEAN_FROM}

@@ -60,7 +60,9 @@ def declare(
                 f"trains: {pattern!r} names nothing that can train: this model has {_parts(parameters)}.",
             )
         if wrong := [n for n in named if n.startswith(tuple(foreign))]:
-            raise MintIQAError("bad_config", f"trains: {pattern!r} names {wrong[0]}, which the other stage owns.")
+            raise MintIQAError(
+                "bad_config", f"trains: {pattern!r} names {wrong[0]}, which the other stage owns."
+            )
         for name in named:
             parameters[name].requires_grad_(True)
 
@@ -85,7 +87,9 @@ def describe(learner: Learner) -> str:
             counts[part_of(name)] += parameter.numel()
     total, width = sum(p.numel() for p in parameters.values()), max(map(len, counts), default=0)
     lines = [f"  {part:<{width}}  {count:>13,}" for part, count in counts.items()]
-    share = f"Trains: {counts.total():,} of {total:,} parameters ({100 * counts.total() / max(total, 1):.1f} %)"
+    share = (
+        f"Trains: {counts.total():,} of {total:,} parameters ({100 * counts.total() / max(total, 1):.1f} %)"
+    )
     return "\n".join([share, *lines])
 
 

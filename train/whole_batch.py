@@ -15,7 +15,7 @@ def processes() -> int:
 
 
 def whole_batch(rows: Tensor) -> Tensor:
-    """[b, ...] of each process -> [B, ...] in the order of the batch; the gradient of the own rows remains."""
+    """[b, ...] of each process -> [B, ...] in the batch's order; the gradient of the own rows remains."""
     if processes() == 1:
         return rows
     # Gloo gathers no booleans.

@@ -33,6 +33,8 @@ def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")
+    if kind is not Build:
+        assert "# Time: " in text and "Figures: " in text and settings.trains
 
 
 def test_there_are_recipes() -> None:

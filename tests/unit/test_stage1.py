@@ -109,7 +109,9 @@ def test_a_step_changes_what_trains_and_nothing_else(world: World, tmp_path: Pat
 
 
 def learnt_in_one_step(settings: Stage1, scorer: Scorer) -> dict[str, Tensor]:
-    data, scorer.captions = stage1.data_of(settings, scorer.model, MintIQAProcessor.from_config(scorer.model.config))
+    data, scorer.captions = stage1.data_of(
+        settings, scorer.model, MintIQAProcessor.from_config(scorer.model.config)
+    )
     groups = parameter_groups(scorer.model, settings)
     trainer = PlanTrainer(replace(settings, stop_after=1), scorer, groups, data, data.collate)
     return run_to_end(trainer, None)

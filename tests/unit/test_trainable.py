@@ -97,6 +97,6 @@ def test_a_checkpoint_of_another_declaration_is_refused(learner: Learner) -> Non
     trains(learner, "heads")
     state = trained_state(learner)
     trains(learner, "heads.quality")
-    with pytest.raises(MintIQAError, match="heads.authenticity") as caught:
+    with pytest.raises(MintIQAError, match=r"heads\.authenticity") as caught:
         restore(learner, state)
     assert caught.value.code == "bad_checkpoint"

@@ -25,7 +25,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    Trainer,
 )
 
 from instruct_data import templates
@@ -197,14 +196,3 @@ def living_in(root: Path) -> Iterator[World]:
         patch.setenv("MINT_IQA_DATA", str(root / "shared"))
         patch.setenv("MINT_IQA_CACHE", str(root / "cache"))
         yield make_world(root)
-
-
-def kill_after_first_checkpoint(patch: pytest.MonkeyPatch, trainer: type[Trainer]) -> None:
-    """While `patch` lasts, a run of this trainer ends as Ctrl-C ends it, right after its first checkpoint."""
-    save = trainer._save_checkpoint
-
-    def save_and_die(self: Any, *args: Any, **kwargs: Any) -> None:
-        save(self, *args, **kwargs)
-        raise KeyboardInterrupt
-
-    patch.setattr(trainer, "_save_checkpoint", save_and_die)
