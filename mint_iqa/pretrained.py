@@ -197,11 +197,16 @@ def _part_state(model: "MintIQAModel", role: str) -> dict[str, Tensor]:
         kind = type(model.vision.backbone) if role == "vision" else BertModel
         try:
             with quiet_transformers():
-                state = kind.from_pretrained(folder, dtype=torch.float32).state_dict()
+                part, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         except (OSError, SafetensorError) as error:
             raise MintIQAError(
                 "bad_checkpoint", f"{folder} holds no readable weights for {role!r}."
             ) from error
+        if lacking := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
+            raise MintIQAError(
+                "bad_checkpoint", f"{folder} lacks {', '.join(lacking[:3])}, which {role!r} needs."
+            )
+        state = part.state_dict()
     return {k: v for k, v in state.items() if "position_ids" not in k and not k.startswith("pooler.")}
 
 

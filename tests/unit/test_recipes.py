@@ -101,6 +101,14 @@ def test_a_part_that_is_neither_packaged_nor_a_folder_is_named(clip: Path) -> No
         initialise(MintIQAModel(config))
 
 
+def test_a_part_without_the_tower_s_weights_is_refused(clip: Path) -> None:
+    config = MintIQAConfig(**json.loads(clip.read_text()))
+    config.parts["vision"] = config.parts["text"]
+    with pytest.raises(MintIQAError, match="lacks embeddings") as caught:
+        initialise(MintIQAModel(config))
+    assert caught.value.code == "bad_checkpoint"
+
+
 def test_parts_of_another_size_are_refused(clip: Path) -> None:
     config = json.loads(clip.read_text())
     config["vision"]["hidden_size"] = 32
