@@ -9,8 +9,7 @@ from instruct_data.build import Build
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
 from train.finetune import Finetune
-from train.settings import Optimisation, Stage1
-from train.stage2 import Stage2
+from train.settings import Optimisation, Stage1, Stage2
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -38,6 +37,8 @@ def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")
+    if kind is not Build:
+        assert "# Time: " in text and "Figures: " in text and settings.trains
 
 
 def test_there_are_recipes() -> None:
@@ -119,9 +120,28 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
 def test_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
     path = recipe(tmp_path, "test_fold: 2\noutput: runs/a\n")
     read = read_settings(
-        Stage1, path, ["test_fold=null", "output=runs/x=y", "human_epochs=1.5", "resume=false"]
+        Stage1, path, ["test_fold=null", "output=runs/x=y", "human_epochs=1.5", "bf16=false"]
     )
-    assert (read.test_fold, read.output, read.human_epochs, read.resume) == (None, "runs/x=y", 1.5, False)
+    assert (read.test_fold, read.output, read.human_epochs, read.bf16) == (None, "runs/x=y", 1.5, False)
+
+
+def test_an_override_reaches_into_a_group_and_leaves_the_rest_of_it(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "lora:\n  rank: 4\n  alpha: 8\n")
+    read = read_settings(Stage2, path, ["lora.rank=2", "language.dtype=bfloat16"])
+    assert (read.lora.rank, read.lora.alpha, read.language.dtype) == (2, 8, "bfloat16")
+
+
+@pytest.mark.parametrize(("text", "override"), [("lora: {rnk: 4}", []), ("", ["lora.rnk=4"])])
+def test_an_unknown_key_of_a_group_is_refused_by_its_path(
+    tmp_path: Path, text: str, override: list[str]
+) -> None:
+    with pytest.raises(MintIQAError, match=r"unknown keys lora\.rnk: known are .*lora\.rank"):
+        read_settings(Stage2, recipe(tmp_path, text), override)
+
+
+def test_an_override_inside_a_plain_setting_is_refused(tmp_path: Path) -> None:
+    error = problem(recipe(tmp_path, "folds: 3\n"), ["folds.x=1"])
+    assert error.code == "bad_argument" and "folds" in str(error)
 
 
 @pytest.mark.parametrize("text", ["folds", "", "folds=[1"])

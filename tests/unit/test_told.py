@@ -18,8 +18,11 @@ from mint_iqa.images import read_image
 from tests import tiny
 from train import stage2
 from train.instructions import Instruction
-from train.stage2 import Explainer, Stage2, begin, trainable_state
+from train.run import command
+from train.settings import Lora, Stage2
+from train.stage2 import Explainer, explainer_of, start_of
 from train.told import Told, examples_of, read_samples, tell_loss
+from train.trainable import trained_state
 
 ROOT = Path(__file__).resolve().parents[2]
 ANSWERS = ("The red fox is noisy.", "It is a painting.", "The snow is under a cat.", "It is clearly blurry.")
@@ -51,8 +54,8 @@ def sample(number: int = 0, **changes: Any) -> InstructionSample:
 
 
 def recipe(start: Path, instructions: Path, output: Path, **settings: Any) -> Stage2:
-    small: dict[str, Any] = {"batch_size": 4, "lora_rank": 4, "warmup": 0.0, "bf16": False, "log_steps": 1}
-    small |= {"learning_rate": 3e-3, "lora_learning_rate": 1e-2, "passes": 8.0}
+    small: dict[str, Any] = {"batch_size": 4, "lora": Lora(rank=4, learning_rate=1e-2), "warmup": 0.0}
+    small |= {"bf16": False, "log_steps": 1, "learning_rate": 3e-3, "passes": 8.0}
     return Stage2(start=str(start), instructions=str(instructions), output=str(output), **(small | settings))
 
 
@@ -61,10 +64,14 @@ def told(tiny_checkpoint: Path, folder: Path, tmp_path_factory: pytest.TempPathF
     return stage2.train(recipe(tiny_checkpoint, folder, tmp_path_factory.mktemp("runs") / "told"))
 
 
+def explainer_from(start: Path) -> Explainer:
+    recipe = Stage2(start=str(start), lora=Lora(rank=4))
+    return explainer_of(recipe, start_of(recipe)[0].eval())
+
+
 @pytest.fixture(scope="module")
 def explainer(tiny_checkpoint: Path) -> Explainer:
-    model, _, language = begin(Stage2(start=str(tiny_checkpoint), lora_rank=4))
-    return Explainer(model, language, 0.5)
+    return explainer_from(tiny_checkpoint)
 
 
 def read(explainer: Explainer, source: Path, passes: float = 1.0, seed: int = 0) -> tuple[Told, Told]:
@@ -84,8 +91,7 @@ def test_answers_of_the_validation_side_become_likelier(
     tiny_checkpoint: Path, told: Path, folder: Path
 ) -> None:
     def loss(start: Path) -> float:
-        model, _, language = begin(Stage2(start=str(start), lora_rank=4))
-        explainer = Explainer(model, language, 0.5)
+        explainer = explainer_from(start)
         found = tell_loss("now", explainer, read(explainer, folder)[1], 4)
         assert found is not None
         return found
@@ -104,7 +110,8 @@ def test_the_scores_stay_to_the_bit_and_the_folder_answers(
 
 
 def test_a_run_goes_on_from_the_adapter_of_its_start(told: Path) -> None:
-    model, _, language = begin(Stage2(start=str(told)))
+    explainer = explainer_from(told)
+    model, language = explainer.model, explainer.language
     saved = load_file(told / "language" / "adapter_model.safetensors")
     lora = {n: p for n, p in language.named_parameters() if p.requires_grad}
     assert len(saved) == len(lora) > 0
@@ -119,8 +126,7 @@ def test_a_run_goes_on_from_the_adapter_of_its_start(told: Path) -> None:
 def test_a_second_run_trains_what_the_first_did(tiny_checkpoint: Path, told: Path) -> None:
     names = []
     for start in (tiny_checkpoint, told):
-        model, _, language = begin(Stage2(start=str(start), lora_rank=4))
-        names.append(trainable_state(Explainer(model, language, 0.5)).keys())
+        names.append(trained_state(explainer_from(start)).keys())
     assert names[0] == names[1]
 
 
@@ -130,7 +136,7 @@ def test_a_whole_llm_in_the_start_is_refused(
     start = tiny.save(tmp_path / "start", tiny_language)
     tiny.save_language(start / "language")
     with pytest.raises(MintIQAError, match="LoRA adapter only"):
-        begin(Stage2(start=str(start)))
+        explainer_from(start)
 
 
 # --- examples ---
@@ -232,7 +238,5 @@ def test_the_command_ends_with_one_sentence_about_a_broken_line(
     settings = [f"instructions={tmp_path}/a.jsonl", f"output={tmp_path}/run"]
     recipe = str(ROOT / "configs" / "nano" / "finetune_answers.yaml")
     monkeypatch.setattr(sys, "argv", ["stage2", recipe, "--set", *settings])
-    with pytest.raises(SystemExit) as ended:
-        stage2.main()
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"{tmp_path}/a.jsonl has 1 problem: line 1: ")
+    assert command(Stage2, stage2.train, "") == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/a.jsonl has 1 problem: line 1: ")
