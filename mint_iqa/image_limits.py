@@ -1,8 +1,7 @@
 """What a picture file may cost to open: small files that would take minutes or gigabytes are refused.
 
-Pillow limits neither the scans of a JPEG, nor the values of a TIFF tag, nor the blocks that it reads one by one in
-Python; each has let a file of less than a megabyte run for minutes. The limits lie far above what is found in
-pictures.
+Pillow limits neither a JPEG's scans, nor the values of a TIFF tag, nor the blocks that it reads one by one in
+Python: files of a megabyte took minutes, or gigabytes. These limits lie far above what pictures need.
 """
 
 import io
@@ -91,7 +90,7 @@ def _most_values(data: bytes) -> int:
     try:
         (directory,) = struct.unpack_from(order + ("Q" if big else "L"), data, start)
         (tags,) = struct.unpack_from(order + length, data, directory)
-    except struct.error:
+    except (struct.error, OverflowError):
         return 0
     first = directory + struct.calcsize(order + length)
     size = struct.calcsize(order + entry)

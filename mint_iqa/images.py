@@ -131,7 +131,7 @@ def _decode_bytes(data: bytes, label: str, max_pixels: int, max_bytes: int) -> R
         limit = f"{max_bytes / 2**20:.3g} MiB"
         raise MintIQAError("image_too_large", f"{label} is larger than {limit}: save it smaller.")
     reader = _reader_of(data, label)
-    file = check_file(data, reader.format, label)
+    file = check_file(data, reader.format or "", label)
     digest = hashlib.sha256(data).hexdigest()
 
     def open_file() -> ImageFile:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
 
 
-# A long prompt costs its own row a warning; Python's own limit of 131,072 would make the whole file unreadable.
+# Characters. Python's own limit of 131,072 would make the whole file unreadable for one long prompt.
 MAX_CELL = 2**30
 
 

@@ -3,9 +3,9 @@
     python -m tests.fuzz.campaign --inputs 1000000 --output runs/fuzz     # `make fuzz`; about an hour
     python -m tests.fuzz.campaign --inputs 20000 --only png manifest      # a part of it
 
-Atheris (libFuzzer) mutates the seeds of tests/fuzz/readers.py and the kept finds in tests/fuzz/corpus, guided by
-the coverage of our code and Pillow's. One reader after the other, each in a process of its own with the same
-seed, so that a run can be repeated. Inputs that broke a rule are kept in OUTPUT with their traceback.
+Atheris (libFuzzer) mutates the seeds of tests/fuzz/readers.py and the kept finds in tests/fuzz/corpus, guided
+by the coverage of our code and Pillow's. One reader after the other, each in a process of its own with the
+same seed, so that a run can be repeated. What broke a rule is kept in OUTPUT with its traceback.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS, MEGABYTES = 5, 1024
+SECONDS, MEGABYTES = 5, 1024  # of CPU time, so that a busy machine makes no finds; resident
+HUNG = 120  # seconds on the clock after which libFuzzer gives up
 BATCH = 20_000
 INSTRUMENTED = ["mint_iqa", "instruct_data", "PIL"]
 
@@ -64,6 +65,7 @@ def fuzz(name: str, inputs: int, seed: int, output: Path) -> None:
     for number, data in enumerate(seeds_of(name)):
         (seeds / f"{number:04}").write_bytes(data)
     known = {path.read_bytes() for path in seeds.iterdir()} | {b"", b"\n"}  # libFuzzer begins with these
+    longest = max(65_536, *map(len, known))
     tally = Tally(name, seed)
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
 
@@ -78,7 +80,7 @@ def fuzz(name: str, inputs: int, seed: int, output: Path) -> None:
             shutil.rmtree(folder)
             os._exit(0)  # libFuzzer would take SystemExit for a crash
 
-    limits = [f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", "-max_len=65536", "-runs=-1"]
+    limits = [f"-timeout={HUNG}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={longest}", "-runs=-1"]
     quiet = ["-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={output}/{name}-"]
     atheris.Setup([sys.argv[0], *limits, *quiet, f"-seed={seed}", str(seeds)], one_input)
     atheris.Fuzz()
@@ -97,12 +99,19 @@ def judge(tally: Tally, read: Any, data: bytes, folder: Path, output: Path) -> N
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         kind = f"{type(error).__name__} at {Path(where.filename).name}:{where.lineno}"
-        if kind not in tally.finds:
-            stem = output / f"{tally.reader}-{hashlib.sha256(data).hexdigest()[:12]}"
-            stem.with_suffix(".bin").write_bytes(data)
-            stem.with_suffix(".txt").write_text(traceback.format_exc())
-        tally.finds[kind] = tally.finds.get(kind, 0) + 1
-    tally.slowest = max(tally.slowest, time.process_time() - start)
+        _keep(tally, kind, data, output, traceback.format_exc())
+    seconds = time.process_time() - start
+    tally.slowest = max(tally.slowest, seconds)
+    if seconds > SECONDS:
+        _keep(tally, f"took more than {SECONDS} s", data, output, f"{seconds:.1f} s")
+
+
+def _keep(tally: Tally, kind: str, data: bytes, output: Path, why: str) -> None:
+    if kind not in tally.finds:
+        stem = output / f"{tally.reader}-{hashlib.sha256(data).hexdigest()[:12]}"
+        stem.with_suffix(".bin").write_bytes(data)
+        stem.with_suffix(".txt").write_text(why)
+    tally.finds[kind] = tally.finds.get(kind, 0) + 1
 
 
 def _report(tally: Tally, output: Path) -> None:

@@ -1,12 +1,11 @@
 """The readers that meet files of strangers, and the sound files that mutation starts from."""
 
 import io
-import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -18,10 +17,12 @@ from instruct_data.importers.distortions import read_clive, read_kadid, read_liv
 from instruct_data.importers.llava import read_llava
 from instruct_data.importers.table import Columns, ScoreColumn, read_table
 from instruct_data.reading import Findings
-from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl, read_jsonl
+from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl
 from instruct_data.settings import read_settings
+from mint_iqa.errors import MintIQAError
 from mint_iqa.images import MAX_PIXELS, read_image
 from mint_iqa.manifest import read_manifest
+from tests.fuzz import checkpoints
 from tests.textures import hills
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -33,7 +34,7 @@ USUAL_PIXELS = 1_000_000
 
 @dataclass(frozen=True)
 class Reader:
-    """read: takes the bytes of a file, and an empty folder to put them in. share: of the campaign's inputs."""
+    """read: takes the bytes of a file, and a folder to put them in. share: of the campaign's inputs."""
 
     read: Callable[[bytes, Path], object]
     seeds: Callable[[], list[bytes]]
@@ -94,8 +95,19 @@ def _as_file(name: str, read: Callable[[Path], object], data: bytes, folder: Pat
     read(path)
 
 
-def _manifest(path: Path) -> None:
-    read_manifest(path)
+def _each(readers: Sequence[Callable[[Path], object]], path: Path) -> None:
+    """Every reader gets the file; it counts as refused if all refuse it."""
+    refusals = []
+    for read in readers:
+        try:
+            read(path)
+        except MintIQAError as error:
+            refusals.append(error)
+    if len(refusals) == len(readers):
+        raise refusals[0]
+
+
+def _manifest_of_questions(path: Path) -> None:
     read_manifest(path, required=("image", "question"))
 
 
@@ -103,19 +115,22 @@ def _records(path: Path) -> None:
     read_any_jsonl(path)
 
 
-def _labels(readers: list[Callable[[Path, Findings], object]], path: Path) -> None:
-    for read in readers:
-        findings = Findings(path)
-        read(path, findings)
-        findings.summary()
+def _labels(read: Callable[[Path, Findings], object], path: Path) -> None:
+    findings = Findings(path)
+    read(path, findings)
+    findings.summary()
 
 
 _COLUMNS = Columns({"quality": ScoreColumn("dmos", 100, 0)}, image="file", prompt="text")
-_JSON = [read_aigciqa2023, read_live, read_clive, read_kadid, read_llava]
 
 
 def _table(path: Path, findings: Findings) -> object:
     return read_table(path, _COLUMNS, findings)
+
+
+_JSON = [partial(_labels, read) for read in (read_aigciqa2023, read_live, read_clive, read_kadid, read_llava)]
+_CSV = [partial(_labels, read) for read in (read_agiqa3k, read_aigciqa2023_raw, _table)]
+_MANIFESTS = [read_manifest, _manifest_of_questions]
 
 
 def _label_files(pattern: str) -> list[bytes]:
@@ -143,20 +158,31 @@ def _recipes() -> list[bytes]:
     return [path.read_bytes() for path in sorted((REPOSITORY / "configs").glob("instructions/*.yaml"))]
 
 
+def _headers() -> list[bytes]:
+    """Whole weights, and their header with nothing behind it: most changes of the whole hit some number."""
+    (whole,) = checkpoints.stored("model.safetensors")()
+    return [whole, whole[: 8 + int.from_bytes(whole[:8], "little")]]
+
+
 READERS = {
     **{
         name.lower(): Reader(_png if name == "PNG" else _image, partial(_pictures, name), share)
         for name, share in {"PNG": 100, "JPEG": 100, "WEBP": 80, "GIF": 80, "BMP": 60, "TIFF": 140}.items()
     },
-    "manifest": Reader(partial(_as_file, "m.csv", _manifest), _manifests, 110),
+    "manifest": Reader(partial(_as_file, "m.csv", partial(_each, _MANIFESTS)), _manifests, 110),
     "jsonl": Reader(partial(_as_file, "r.jsonl", _records), _record_files, 110),
     "json_labels": Reader(
-        partial(_as_file, "l.json", partial(_labels, _JSON)), partial(_label_files, "*.json"), 60
+        partial(_as_file, "l.json", partial(_each, _JSON)), partial(_label_files, "*.json"), 60
     ),
     "csv_labels": Reader(
-        partial(_as_file, "l.csv", partial(_labels, [read_agiqa3k, read_aigciqa2023_raw, _table])),
-        partial(_label_files, "*.csv"),
-        80,
+        partial(_as_file, "l.csv", partial(_each, _CSV)), partial(_label_files, "*.csv"), 80
     ),
     "recipe": Reader(partial(_as_file, "r.yaml", partial(read_settings, Build)), _recipes, 20),
+    "model_config": Reader(checkpoints.model("config.json"), checkpoints.stored("config.json"), 3),
+    "model_weights": Reader(checkpoints.model("model.safetensors"), _headers, 3),
+    "tokenizer": Reader(checkpoints.tokenizer, checkpoints.stored("tokenizer.json"), 3),
+    "state_dict": Reader(checkpoints.state, checkpoints.states, 16),
+    "dimensions": Reader(checkpoints.dimensions, checkpoints.dimension_files, 15),
+    "clip_config": Reader(checkpoints.clip_config, checkpoints.clip_configs, 10),
+    "clip_weights": Reader(checkpoints.clip_weights, checkpoints.weight_files, 10),
 }
