@@ -13,6 +13,7 @@ import csv
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,7 @@ def main() -> None:
     assessor = Assessor.from_pretrained(options.model)
     chosen = list(cases(assessor, options.folder, options.cases, options.seed))
     print(f"{len(chosen)} cases")
-    for line in (*shifts(assessor, chosen), *answers(assessor, chosen[: options.answers])):
+    for line in chain(shifts(assessor, chosen), answers(assessor, chosen[: options.answers])):
         print(line, flush=True)
 
 

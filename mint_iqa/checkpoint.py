@@ -20,13 +20,13 @@ from mint_iqa.errors import MintIQAError
 
 VERSION = 1  # of the form of config.json; raised when a reader of today could mistake tomorrow's for its own
 LARGEST_NUMBER = 10_000_000
-DEEPEST = 500  # layers
-SMALL = 1_000_000
+DEEPEST = 500  # layers, or labels, of which transformers makes a name each
+SMALL = 1_000_000  # numbers that a model may have beyond twice those of its files
 RENEW = "download or convert the checkpoint again"
-# transformers would fetch kernels, load other files, convert weights or build a million names.
+# transformers would fetch kernels, load other files or convert weights.
 _FORBIDDEN = {
     "_attn_implementation", "attn_implementation", "auto_map", "experts_implementation", "fusion_config",
-    "id2label", "num_labels", "quantization_config", "transformers_weights",
+    "quantization_config", "transformers_weights",
 }  # fmt: skip
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -73,7 +73,7 @@ def check_settings(path: Path, settings: Any) -> None:
 
 
 def _is_possible(name: str, value: float) -> bool:
-    most = DEEPEST if "layers" in name else LARGEST_NUMBER
+    most = DEEPEST if name.endswith(("layers", "labels")) else LARGEST_NUMBER
     return math.isfinite(value) and abs(value) <= most and not (name.endswith("eps") and value <= 0)
 
 
@@ -131,7 +131,7 @@ def read_state(path: Path, mmap: bool) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch's reader and unpickler raise half a dozen kinds for a bad file
         raise _bad(f"{path} {_trouble(error)}") from error
-    if not state or not isinstance(state, dict) or not all(map(_is_plain, state, state.values())):
+    if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
         raise _bad(f"{path} holds no single state dict of tensors: save the model's state_dict() alone")
     return dict(state)
 

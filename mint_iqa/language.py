@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -85,7 +86,7 @@ class LanguageModel(nn.Module):
             source, adapter, can_read = _named(config), own, True
         if source == own:
             _check_own(own)
-        tokenizer = read_tokenizer(Path(source)) if can_read else None
+        tokenizer = read_tokenizer(source) if can_read else None
         try:
             with quiet_transformers():
                 # Eager attention is the fastest here: one new token at a time against a short prefix.
@@ -93,6 +94,8 @@ class LanguageModel(nn.Module):
                     source, attn_implementation="eager", output_loading_info=True, trust_remote_code=False,
                     use_safetensors=True if source == own else None, **settings,
                 )  # fmt: skip
+        except (ImportError, MemoryError, torch.OutOfMemoryError):  # the fault of no file
+            raise
         except Exception as error:  # damaged files reach every layer of transformers
             raise MintIQAError(
                 "bad_checkpoint", f"{source} holds no readable LLM: download or convert it again."
@@ -281,6 +284,14 @@ def _check_own(folder: Path) -> None:
     checkpoint.check_size(folder, model)
 
 
+def _check_rank(adapter: Path, settings: dict[str, Any]) -> None:
+    """ValueError for a rank above that of the stored matrices: peft would make them before it compares."""
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        stored = max(min(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    if max([settings.get("r") or 0, *(settings.get("rank_pattern") or {}).values()]) > stored:
+        raise ValueError("the rank is not that of the weights")
+
+
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """LoRA weights added to the base for good: the answer costs no more than the base model's."""
     # peft looks for bitsandbytes, which warns on every CPU about an optional kernel that nothing here uses.
@@ -294,6 +305,7 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     try:
         settings = json.loads((adapter / "adapter_config.json").read_bytes())
         checkpoint.check_settings(adapter / "adapter_config.json", settings)
+        _check_rank(adapter, settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
             warnings.filterwarnings("error", message="Found missing adapter keys")

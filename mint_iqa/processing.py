@@ -131,8 +131,8 @@ def _checked(config: MintIQAConfig) -> _Settings:
     return settings
 
 
-def read_tokenizer(source: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder, of which no code is run; MintIQAError if there is none or it is damaged."""
+def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or on the hub, of which no code is run; MintIQAError if it can't be read."""
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

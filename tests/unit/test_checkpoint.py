@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from mint_iqa.checkpoint import VERSION, check_finite, read_state
 from mint_iqa.clip_agiqa import ClipAgiqa, convert_published
@@ -99,7 +101,7 @@ def change_weights(path, change):
         ("qformer.layer_norm_eps", float("nan"), "layer_norm_eps to nan"),
         ("quantization_config", {"quant_method": "bitsandbytes"}, "sets quantization_config"),
         ("vision.attn_implementation", "owner/kernel", "sets attn_implementation"),
-        ("num_labels", 10**6, "sets num_labels"),
+        ("num_labels", 10**6, "sets num_labels to 1e+06"),
         ("auto_map", {"AutoModel": "evil.py"}, "sets auto_map"),
         ("transformers_weights", "../other.safetensors", "sets transformers_weights"),
         ("processor", {}, "image_size"),
@@ -167,11 +169,18 @@ def test_a_reference_that_no_part_fills_is_refused(folder, prefix, monkeypatch):
     assert f"references {prefix}" in refusal(load, folder)
 
 
-@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"auto_map": {"AutoTokenizer": ["evil.T", null]}'])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        *(("tokenizer.json", text) for text in ("", "{}", "[1]", "{")),
+        *(("tokenizer_config.json", text) for text in ("", "[1]", "{")),
+        (
+            "tokenizer_config.json",
+            '{"auto_map": {"AutoTokenizer": ["evil.T", null]}, "tokenizer_class": "T"}',
+        ),
+    ],
+)
 def test_a_damaged_tokenizer_is_refused(folder, file, text):
-    if (file, text) == ("tokenizer_config.json", "{}"):
-        pytest.skip("says nothing, and is sound")
     (folder / file).write_text(text)
     assert "tokenizer" in refusal(load, folder)
 
@@ -212,6 +221,46 @@ def test_an_llm_that_is_truncated_pickled_or_not_finite_is_refused(converted, tm
     assert "no whole weights" in damaged("cut", lambda path: path.write_bytes(path.read_bytes()[:-100]))
     assert "may run code" in damaged("pickled", pickle)
     assert "model.norm.weight" in damaged("nan", not_finite)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, tiny_language):
+    """A LoRA adapter as training writes one."""
+    root = tmp_path_factory.mktemp("adapter")
+    llm = AutoModelForCausalLM.from_pretrained(tiny_language)
+    get_peft_model(llm, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(root)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("r", 10**6),
+        ("r", 10**9),
+        ("rank_pattern", {"q_proj": 10**6}),
+        ("peft_type", "EVIL"),
+        ("r", "x"),
+        ("r", 1),
+    ],
+)
+def test_an_adapter_that_cannot_be_is_refused(folder, adapter, name, value):
+    shutil.copytree(adapter, folder / "language")
+    MintIQAModel.from_pretrained(folder).language_model()
+    change_config(folder / "language", name, value, "adapter_config.json")
+    assert "adapter" in refusal(MintIQAModel.from_pretrained(folder).language_model)
+
+
+def test_an_adapter_that_is_truncated_short_of_a_weight_or_not_finite_is_refused(folder, adapter):
+    shutil.copytree(adapter, folder / "language")
+    path = folder / "language/adapter_model.safetensors"
+    language = MintIQAModel.from_pretrained(folder).language_model
+    name = next(iter(load_file(path)))
+    change_weights(path, lambda weights: weights[name].fill_(torch.nan))
+    assert "not finite" in refusal(language)
+    change_weights(path, lambda weights: weights.pop(name))
+    assert "no readable adapter" in refusal(language)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "no readable adapter" in refusal(language)
 
 
 # --- the published file ---
