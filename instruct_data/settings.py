@@ -1,5 +1,6 @@
 """Typed recipes: YAML -> dataclass. An unknown key is an error that names the known ones."""
 
+import reprlib
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,11 @@ def read_settings(kind: type[S], path: str | Path, overrides: list[str] | None =
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise MintIQAError("config_missing", f"Recipe {path} cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: 30 February, text that isn't UTF-8
         reason = str(error).splitlines()[0]
         raise MintIQAError("bad_config", f"Recipe {path} is not valid YAML: {reason}.") from error
     if not isinstance(values, dict):
@@ -38,11 +43,16 @@ def read_settings(kind: type[S], path: str | Path, overrides: list[str] | None =
         # Not only a check: YAML reads "1e-4" as text, which becomes the number that it means.
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise MintIQAError(
-            "bad_config", f"Recipe {path}: {key} cannot be {first['input']!r} ({first['msg']})."
-        ) from error
+        raise MintIQAError("bad_config", f"Recipe {path}: {_first(error)}.") from error
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    # Cut short: a few lines of YAML can name one list so often that its text would fill the memory.
+    return f"{key} cannot be {reprlib.repr(first['input']):.80} ({first['msg']})"
 
 
 def _known(kind: Any) -> list[str]:
@@ -64,7 +74,7 @@ def _override(values: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         equals = ""
     if not equals:
         raise MintIQAError("bad_argument", f"--set {text!r} is not of the form key=value.")

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
 
 
+# Characters. Python's own limit of 131,072 would make the whole file unreadable for one long prompt.
+MAX_CELL = 2**30
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image to score, or one question to ask about it.
@@ -39,6 +43,7 @@ def read_manifest(path: Path, required: Sequence[str] = ("image",)) -> list[Item
     `manifest_unreadable`, `manifest_missing_column`, `manifest_empty`) if the file as a whole is of no use.
     """
     try:
+        csv.field_size_limit(MAX_CELL)
         # strict: a quote left open would otherwise swallow the rest of the file without a word
         rows = [row for row in csv.reader(io.StringIO(_text(path), newline=""), strict=True) if row]
     except csv.Error as error:

@@ -152,6 +152,13 @@ def fill_referenced(model: "MintIQAModel") -> None:
     source = {f"alignment.text_encoder.{k}": v for k, v in text.items()}
     source["qformer1.encoder.embeddings.word_embeddings.weight"] = text["embeddings.word_embeddings.weight"]
     state = model.state_dict()
+    for name in (name for name in state if name.startswith(references)):
+        origin = source[name] if name in source else state.get(name.replace("qformer2.", "qformer1.", 1))
+        if origin is None or origin is state[name] or origin.shape != state[name].shape:
+            raise MintIQAError(
+                "bad_checkpoint",
+                f"The config references {name}, which no part has: download or convert the checkpoint again.",
+            )
     with torch.no_grad():
         for name, tensor in state.items():
             if name.startswith(references) and name in source:

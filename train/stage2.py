@@ -216,7 +216,7 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
 def data_of(
     recipe: Stage2, told: Samples | None, explainer: Explainer, processor: MintIQAProcessor
 ) -> tuple[Instructions, Told | None]:
-    """What the run reads, in order, and what its loss is only measured on; told: the recipe's instructions."""
+    """What the run reads, in order, and what its loss is only measured on. told: the recipe's own data."""
     explainer.model.eval()
     if told is None:
         return drawn(recipe, explainer, processor), None

@@ -97,6 +97,26 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     assert error.code == "bad_config" and "recipe.yaml" in str(error)
 
 
+HEAP = "&a [x, x, x, x, x, x, x, x, x, x]"
+LAUGHS = (
+    f"output: {HEAP}\nhuman_epochs: &b [{', '.join(['*a'] * 10)}]\nfolds: &c [{', '.join(['*b'] * 10)}]\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["folds: " + "[" * 5000, "folds: 2020-99-99", "folds: " + "9" * 5000, LAUGHS, "folds: " + "x" * 10**6],
+)
+def test_a_recipe_made_to_break_the_reader_is_refused_in_a_short_sentence(tmp_path: Path, text: str) -> None:
+    error = problem(recipe(tmp_path, text))
+    assert error.code == "bad_config" and len(str(error)) < 1000
+
+
+def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MintIQAError, match="ratings is missing"):
+        read_settings(Build, recipe(tmp_path, "images: a\n"))
+
+
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.yaml"
     path.write_bytes(b"\xff\xfe\x00\x81")
