@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
-from mint_iqa.pretrained import part_folder
+from mint_iqa.pretrained import part_folder, quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class MintIQAProcessor:
                 f"No tokenizer.json in {folder}: copy the Q-Former's tokenizer there, or convert the "
                 "published checkpoint again with --tokenizers.",
             )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        with quiet_transformers():  # the config beside it is ours, which it remarks on
+            tokenizer = AutoTokenizer.from_pretrained(source)
         if len(tokenizer) < 1000:  # a folder without its files gives an empty vocabulary without a word
             raise MintIQAError(
                 "tokenizer_missing", f"The tokenizer in {source} is empty: copy its files again."

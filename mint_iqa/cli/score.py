@@ -6,11 +6,13 @@ import typer
 
 from mint_iqa.cli.options import (
     Device,
+    DeviceMap,
     Dtype,
     Manifest,
     Model,
     Output,
     Prompt,
+    Quantization,
     check_choice,
     check_output,
     given,
@@ -32,6 +34,8 @@ def score(
     model: Model = "nano",
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 8,
 ) -> None:
     """Score images on 0..100, higher is better, and say why.
@@ -43,7 +47,7 @@ def score(
     single_items = [Item(name, name, given(prompt)) for name in images or ()]
     items = read_manifest(manifest) if manifest else single_items
     explain = manifest is None if explain is None else explain
-    assessor = load(model, device, dtype)
+    assessor = load(model, device, dtype, quantization, device_map)
     records = assessments(assessor, items, batch_size=batch_size, explain=explain)
     single = manifest is None and len(items) == 1
     export(records, None if single else len(items), format or ("jsonl" if manifest else "table"), output)

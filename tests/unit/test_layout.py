@@ -28,6 +28,7 @@ DISTRIBUTION = {
     "PIL": "pillow",
     "google": "protobuf",
     "huggingface_hub": "transformers",
+    "jinja2": "torch",
     "tokenizers": "transformers",
 }
 UNPICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
