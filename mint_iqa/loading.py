@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,9 @@ def load_llm(source: Path, settings: dict[str, Any], can_read: bool = True) -> t
             "bad_checkpoint",
             f"The LLM in {source} lacks {', '.join(lacking[:3])}: download or convert it again.",
         )
+    # bitsandbytes' fast kernel for CPUs fails on layers that are no multiple of its blocks.
+    linear = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
+    _never_repack(layer for layer in linear if layer.in_features % 64 or layer.out_features % 32)
     return model, tokenizer
 
 
@@ -132,6 +136,10 @@ def keep_gradients(model: nn.Module) -> None:
     With AVX512-BF16, one forward pass in eval mode repacks the weights for good, and later gradients vanish
     without a word (bitsandbytes 0.50).
     """
-    for layer in model.modules():
+    _never_repack(model.modules())
+
+
+def _never_repack(layers: Iterable[nn.Module]) -> None:
+    for layer in layers:
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]

@@ -78,6 +78,13 @@ def test_every_linear_layer_of_the_blocks_is_quantised_and_nothing_else(llm, kin
     )
 
 
+def test_widths_that_are_no_multiple_of_a_block_are_quantised_as_well(tiny_language):
+    for kind in ("nf4", "int8"):
+        model, _ = load_llm(tiny_language, {"dtype": torch.float32, **quantised(kind)})
+        with torch.no_grad():
+            assert model(torch.arange(9)[None]).logits.isfinite().all()
+
+
 @pytest.mark.parametrize(("kind", "share"), [("nf4", 0.9), ("int8", 0.999)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_quantised_llm_says_nearly_the_same(llm, kind, share, dtype):
