@@ -235,4 +235,5 @@ def _origins(
         counts[key] = counts.get(key, 0) + tensor.numel()
     if language:
         counts["language", "language_model"] = sum(tensor.numel() for tensor in language.values())
-    return tuple(Origin(part, source, n) for (part, source), n in counts.items() if part[:8] != "familiar")
+    # What `novelty` measures against is set when training ends, and is no weight.
+    return tuple(Origin(part, source, n) for (part, source), n in counts.items() if "familiar" not in part)
