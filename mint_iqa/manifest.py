@@ -12,6 +12,7 @@ from mint_iqa.records import Answer, Assessment, FailedAnswer, FailedAssessment,
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
+    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def read_manifest(path: Path, required: Sequence[str] = ("image",)) -> list[Item
 
 
 def assessments(
-    assessor: "Assessor", items: Sequence[Item], *, batch_size: int, explain: bool
+    assessor: "Assessor | ClipAgiqaAssessor", items: Sequence[Item], *, batch_size: int, explain: bool
 ) -> Iterator[Assessment | FailedAssessment]:
     """One record per item, in order, each as soon as it is ready; never raises for a bad item."""
     sound = ((item.source, item.prompt) for item in items if item.problem is None)
@@ -73,7 +74,9 @@ def assessments(
             )  # fmt: skip
 
 
-def answers(assessor: "Assessor", items: Sequence[Item]) -> Iterator[Answer | FailedAnswer]:
+def answers(
+    assessor: "Assessor | ClipAgiqaAssessor", items: Sequence[Item]
+) -> Iterator[Answer | FailedAnswer]:
     """One record per item, in order, each as soon as it is ready; never raises for a bad item."""
     for item in items:
         try:

@@ -42,7 +42,8 @@ def _rows(assessment: Assessment) -> Table:
     rows.add_column(ratio=1)
     for name in DIMENSIONS:
         level = getattr(assessment.levels, name)
-        rows.add_row(name, _gauge(getattr(assessment.scores, name), level))
+        absent = "no prompt given" if name == "correspondence" and not assessment.prompt else "not rated"
+        rows.add_row(name, _gauge(getattr(assessment.scores, name), level, absent))
     faults = ", ".join(f"{fault.name} {fault.severity:.2f}" for fault in assessment.faults)
     rows.add_row("faults", Text(faults or "none found", style="" if faults else "dim"))
     for warning in assessment.warnings:
@@ -52,9 +53,9 @@ def _rows(assessment: Assessment) -> Table:
     return rows
 
 
-def _gauge(score: float | None, level: Level | None) -> Text:
+def _gauge(score: float | None, level: Level | None, absent: str) -> Text:
     if score is None or level is None:
-        return Text("     -  no prompt given", style="dim")
+        return Text(f"     -  {absent}", style="dim")
     filled = round(score / 100 * BAR_WIDTH)
     colour = LEVEL_COLOURS[level]
     return Text.assemble(

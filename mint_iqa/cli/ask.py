@@ -15,6 +15,7 @@ from mint_iqa.cli.options import (
     check_output,
     given,
     load,
+    reasons,
 )
 from mint_iqa.cli.output import export
 from mint_iqa.errors import MintIQAError
@@ -40,6 +41,7 @@ def ask(
     """
     check_choice([image] if image is not None else [], manifest, prompt)
     check_output(output, [image or ""], manifest)
+    reasons(model, wanted=True)
     if manifest:
         items = read_manifest(manifest, required=("image", "question"))
         return export(answers(load(model, device, dtype), items), len(items), "jsonl", output)

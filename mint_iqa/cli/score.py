@@ -15,6 +15,7 @@ from mint_iqa.cli.options import (
     check_output,
     given,
     load,
+    reasons,
 )
 from mint_iqa.cli.output import Format, export
 from mint_iqa.manifest import Item, assessments, read_manifest
@@ -42,7 +43,7 @@ def score(
     check_output(output, images, manifest)
     single_items = [Item(name, name, given(prompt)) for name in images or ()]
     items = read_manifest(manifest) if manifest else single_items
-    explain = manifest is None if explain is None else explain
+    explain = reasons(model, explain, usual=manifest is None)
     assessor = load(model, device, dtype)
     records = assessments(assessor, items, batch_size=batch_size, explain=explain)
     single = manifest is None and len(items) == 1

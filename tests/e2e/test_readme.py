@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import tiny_clip
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -23,6 +25,7 @@ def block(heading: str) -> str:
 def folder(tmp_path):
     for name in ("picture.png", "a.png", "b.png"):
         Image.open(ROOT / "examples" / "coffee.jpg").save(tmp_path / name)
+    tiny_clip.save(tmp_path / "converted")
     (tmp_path / "pictures.csv").write_text("image,prompt\npicture.png,a cup of coffee\n")
     return tmp_path
 
