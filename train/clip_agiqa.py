@@ -11,7 +11,7 @@ published figures, by the test pictures themselves. A run goes on where it ended
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -38,6 +38,7 @@ from train import pictures
 from train.evaluate import t_interval
 
 TEST_PART, VALIDATION_PART = 5, 8  # a fifth of all, an eighth of the rest
+Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
 TASKS = {"quality": "mos_quality", "correspondence": "mos_align"}
 
 
@@ -62,7 +63,6 @@ class ClipAgiqaRecipe:
     seed: int = 0
     threads: int = 0  # 0: torch's choice
     log_steps: int = 10
-    stop_after: int | None = None  # steps of a round after which the run ends, to be gone on with
 
 
 @dataclass(frozen=True)
@@ -130,46 +130,47 @@ def pixels_of(path: str) -> NDArray[np.uint8]:
     return np.asarray(read_image(path).rgb)
 
 
-class ClipAgiqaTrainer(Trainer):
-    """transformers' Trainer with our loss; a checkpoint holds what is learned and no backbone."""
+class Learner(nn.Module):
+    """The model with its loss, as Trainer calls them."""
 
-    def __init__(self, recipe: ClipAgiqaRecipe, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recipe = recipe
+    def __init__(self, model: ClipAgiqa) -> None:
+        super().__init__()
+        self.clip_agiqa = model
+
+    def forward(self, pixel_values: Tensor, mos_quality: Tensor, mos_align: Tensor) -> dict[str, Tensor]:
+        output = self.clip_agiqa(pixel_values)
+        return {"loss": self.clip_agiqa.loss(output, mos_quality, mos_align)}
+
+
+class ClipAgiqaTrainer(Trainer):
+    """transformers' Trainer with plain Adam; a checkpoint holds what is learned and no backbone."""
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         return SequentialSampler(self.train_dataset)
 
     def create_optimizer(self, *_: Any, **__: Any) -> torch.optim.Optimizer:
         learned = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, lr=self.recipe.learning_rate)
+        self.optimizer = torch.optim.Adam(learned, lr=self.args.learning_rate)
         return self.optimizer
-
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            output = model(inputs["pixel_values"])
-        return self.model.loss(output, inputs["mos_quality"], inputs["mos_align"])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.model.learned(), folder / "model.safetensors")
+        save_file(self.model.clip_agiqa.learned(), folder / "model.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.load_learned(Path(resume_from_checkpoint) / "model.safetensors")
+        self.model.clip_agiqa.load_learned(Path(resume_from_checkpoint) / "model.safetensors")
 
 
 class AfterEachEpoch(TrainerCallback):
     """Scores the pictures kept apart, and keeps the model that is the best on those that validate."""
 
-    def __init__(self, steps: int, stop_after: int | None, folder: Path, judge: Any) -> None:
-        self.steps, self.stop_after, self.folder, self.judge = steps, stop_after, folder, judge
+    def __init__(self, model: ClipAgiqa, steps: int, folder: Path, judge: Judge) -> None:
+        self.model, self.steps, self.folder, self.judge = model, steps, folder, judge
 
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, model: Any = None, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step % self.steps == 0:
-            keep(self.folder, state.global_step // self.steps, model, self.judge(model))
-        if state.global_step == self.stop_after:
-            control.should_training_stop = control.should_save = True
+            keep(self.folder, state.global_step // self.steps, self.model, self.judge(self.model))
 
 
 def keep(folder: Path, epoch: int, model: ClipAgiqa, scores: dict[str, list[float]]) -> None:
@@ -228,11 +229,10 @@ def train_round(recipe: ClipAgiqaRecipe, rows: list[dict[str, str]], number: int
         return keep(folder, 0, model, score(model))
     crops = Crops(rows, parts.train, recipe, model.towers)
     trainer = ClipAgiqaTrainer(
-        recipe,
-        model=model,
+        model=Learner(model),
         args=arguments(recipe, folder, crops.steps),
         train_dataset=crops,
-        callbacks=[AfterEachEpoch(crops.steps, recipe.stop_after, folder, score)],
+        callbacks=[AfterEachEpoch(model, crops.steps, folder, score)],
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     return None
@@ -247,6 +247,7 @@ def arguments(recipe: ClipAgiqaRecipe, folder: Path, steps: int) -> TrainingArgu
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         max_grad_norm=0.0,
+        bf16=recipe.bf16,
         logging_steps=recipe.log_steps,
         save_steps=steps,
         save_total_limit=1,
@@ -285,7 +286,7 @@ def best_epoch(folder: Path, part: str) -> int:
     """The epoch with the highest quality SRCC on a part, the first of equal ones."""
     epochs = sorted(int(path.stem.removeprefix("epoch")) for path in folder.glob("epoch*.json"))
     found = {epoch: srcc(*of_part(folder, epoch, "quality", part)[:2]) for epoch in epochs}
-    return max(found, key=lambda epoch: found[epoch])
+    return max(found, key=lambda epoch: np.nan_to_num(found[epoch], nan=-1.0))
 
 
 def report(output: Path) -> Iterator[str]:

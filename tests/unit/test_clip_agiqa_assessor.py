@@ -1,5 +1,4 @@
-"""CLIP-AGIQA behind the Assessor's methods and the command line: what is scored, what is said to be blind, what
-is refused."""
+"""CLIP-AGIQA behind the Assessor's methods and the command line: what it scores, owns up to and refuses."""
 
 import json
 import subprocess
