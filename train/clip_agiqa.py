@@ -11,7 +11,7 @@ published figures, by the test pictures themselves. A run goes on where it ended
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -33,13 +33,12 @@ from mint_iqa.clip_agiqa_files import load_backbone
 from mint_iqa.clip_agiqa_towers import Towers, towers_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
-from mint_iqa.metrics import bootstrap_interval, plcc, prompt_folds, srcc
+from mint_iqa.metrics import prompt_folds
 from train import pictures
-from train.evaluate import t_interval
+from train.clip_agiqa_report import TASKS, best_epoch, label, report, write_epoch
 
 TEST_PART, VALIDATION_PART = 5, 8  # a fifth of all, an eighth of the rest
 Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
-TASKS = {"quality": "mos_quality", "correspondence": "mos_align"}
 
 
 @dataclass
@@ -175,7 +174,7 @@ class AfterEachEpoch(TrainerCallback):
 
 def keep(folder: Path, epoch: int, model: ClipAgiqa, scores: dict[str, list[float]]) -> None:
     """Write an epoch's scores, and the model if no epoch before was better."""
-    (folder / f"epoch{epoch}.json").write_text(json.dumps(scores))
+    write_epoch(folder, epoch, scores)
     if best_epoch(folder, "validation") == epoch:
         model.save_pretrained(folder / "model")
 
@@ -223,7 +222,7 @@ def train_round(recipe: ClipAgiqaRecipe, rows: list[dict[str, str]], number: int
     set_seed(recipe.seed + number)
     model = build(recipe)
     kept_apart = np.concatenate([parts.validation, parts.test])
-    label_apart(folder, rows, parts)
+    label(folder, rows, {"validation": parts.validation, "test": parts.test})
     score = partial(judge, rows=rows, chosen=kept_apart, bf16=recipe.bf16)
     if recipe.epochs == 0:
         return keep(folder, 0, model, score(model))
@@ -255,61 +254,6 @@ def arguments(recipe: ClipAgiqaRecipe, folder: Path, steps: int) -> TrainingArgu
         report_to="none",
         use_cpu=not torch.cuda.is_available(),
     )
-
-
-# --- reporting ---
-
-
-def label_apart(folder: Path, rows: list[dict[str, str]], parts: Split) -> None:
-    """What the scores of this round's epochs belong to, in their order."""
-    kept = [
-        {"part": part, "image": rows[i]["image"], "prompt": rows[i]["prompt"]}
-        | {key: float(rows[i][key]) for key in TASKS.values()}
-        for part in ("validation", "test")
-        for i in getattr(parts, part)
-    ]
-    (folder / "pictures.json").write_text(json.dumps(kept))
-
-
-def of_part(folder: Path, epoch: int, task: str, part: str) -> tuple[list[float], list[float], list[str]]:
-    """(scores, human scores, prompts) of the validation or the test pictures after an epoch."""
-    labels = json.loads((folder / "pictures.json").read_text())
-    scores = json.loads((folder / f"epoch{epoch}.json").read_text())[task]
-    chosen = [
-        (s, x[TASKS[task]], x["prompt"]) for s, x in zip(scores, labels, strict=True) if x["part"] == part
-    ]
-    predictions, human, prompts = (list(column) for column in zip(*chosen, strict=True))
-    return predictions, human, prompts
-
-
-def best_epoch(folder: Path, part: str) -> int:
-    """The epoch with the highest quality SRCC on a part, the first of equal ones."""
-    epochs = sorted(int(path.stem.removeprefix("epoch")) for path in folder.glob("epoch*.json"))
-    found = {epoch: srcc(*of_part(folder, epoch, "quality", part)[:2]) for epoch in epochs}
-    return max(found, key=lambda epoch: np.nan_to_num(found[epoch], nan=-1.0))
-
-
-def report(output: Path) -> Iterator[str]:
-    """Lines for people: agreement on the test pictures, by either way of choosing the epoch."""
-    folders = sorted(output.glob("round*"), key=lambda path: int(path.name.removeprefix("round")))
-    folders = [folder for folder in folders if any(folder.glob("epoch*.json"))]
-    for part in ("validation", "test") if folders else ():
-        epochs = [best_epoch(folder, part) for folder in folders]
-        yield f"epoch chosen by the {part} pictures: {', '.join(map(str, epochs))}"
-        first = json.loads((folders[0] / f"epoch{epochs[0]}.json").read_text())
-        for task in (name for name in TASKS if name in first):
-            results = [of_part(f, e, task, "test") for f, e in zip(folders, epochs, strict=True)]
-            yield f"  {task}: SRCC {_agreement(srcc, results)}, PLCC {_agreement(plcc, results)}"
-
-
-def _agreement(metric: Any, results: list[tuple[list[float], list[float], list[str]]]) -> str:
-    values = [metric(predictions, human) for predictions, human, _ in results]
-    if len(results) > 1:
-        mean, half = t_interval(values)
-        return f"{mean:.4f} +- {half:.4f} (95 % over {len(values)} rounds)"
-    ((predictions, human, prompts),) = results
-    low, high = bootstrap_interval(metric, predictions, human, groups=prompts)
-    return f"{values[0]:.4f} [{low:.4f}, {high:.4f}] (95 % over prompts, {len(human)} pictures)"
 
 
 def train(recipe: ClipAgiqaRecipe) -> Path:

@@ -22,8 +22,9 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import bootstrap_interval, prompt_folds
 from tests import tiny_clip
 from tests.unit.training_fixtures import REPOSITORY, kill_after_first_checkpoint, write_pictures
-from train import clip_agiqa, pictures
-from train.clip_agiqa import ClipAgiqaRecipe, ClipAgiqaTrainer, Crops, Learner, report, split, train
+from train import clip_agiqa, clip_agiqa_report, pictures
+from train.clip_agiqa import ClipAgiqaRecipe, ClipAgiqaTrainer, Crops, Learner, split, train
+from train.clip_agiqa_report import best_epoch, report
 
 CONFIGS = REPOSITORY / "configs" / "clip_agiqa"
 SIDE = 48  # of the fixture's pictures
@@ -41,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_world(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINT_IQA_DATA", str(root))
     monkeypatch.setattr(clip_agiqa, "VALIDATION_PART", 4)  # an eighth of 16 pictures has no correlation
-    monkeypatch.setattr(clip_agiqa, "bootstrap_interval", partial(bootstrap_interval, samples=20))
+    monkeypatch.setattr(clip_agiqa_report, "bootstrap_interval", partial(bootstrap_interval, samples=20))
 
 
 @pytest.fixture
@@ -228,7 +229,7 @@ def test_the_kept_model_is_that_of_the_best_epoch_and_is_served(
     finished: Path, rows: list[dict[str, str]]
 ) -> None:
     folder = finished / "round0"
-    best = clip_agiqa.best_epoch(folder, "validation")
+    best = best_epoch(folder, "validation")
     images = json.loads((folder / "pictures.json").read_text())
     expected = json.loads((folder / f"epoch{best}.json").read_text())
     assessor = ClipAgiqaAssessor.from_pretrained(folder / "model")
