@@ -1,8 +1,11 @@
 """CLIP-AGIQA behind the Assessor's methods and the command line: what it scores, owns up to and refuses."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -19,6 +22,7 @@ from tests import tiny_clip
 from tests.unit.test_clip_agiqa import Watch
 
 PROMPT = "a red fox in the snow"
+DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "clip_agiqa.md").read_text(encoding="utf-8")
 VALIDATOR = jsonschema.Draft202012Validator(records.schema())
 
 
@@ -178,6 +182,16 @@ def test_reasons_are_refused_before_anything_is_loaded(run, picture, arguments):
     code, out, err = run(*filled, "--model", "clip-agiqa=nowhere")
     assert (code, out) == (2, "")
     assert err.startswith("error: CLIP-AGIQA scores a picture and can't explain") and err.count("\n") == 1
+
+
+def test_the_documented_example_and_command_run(run, folder, picture, monkeypatch):
+    monkeypatch.chdir(picture.parent)
+    (picture.parent / "converted").symlink_to(folder)
+    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    exec(example, {})
+    (command,) = re.findall(r"^mint-iqa (score .*)$", DOCUMENT, re.MULTILINE)
+    code, _, err = run(*shlex.split(command))
+    assert (code, err) == (0, "")
 
 
 def test_a_folder_that_holds_none_is_named(run, picture, tmp_path):

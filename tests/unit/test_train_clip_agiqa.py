@@ -1,6 +1,7 @@
 """Training CLIP-AGIQA: what is kept apart, what learns, what a killed run loses, and what is reported."""
 
 import json
+import re
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -284,6 +285,14 @@ def test_several_rounds_give_a_mean_with_its_interval(tmp_path: Path) -> None:
 
 
 # --- recipes ---
+
+
+def test_every_documented_setting_is_one() -> None:
+    document = (REPOSITORY / "docs" / "clip_agiqa.md").read_text(encoding="utf-8")
+    documented = re.findall(r"--set ((?:\w+=\S+ ?)+?)(?=[`\n])", document)
+    assert len(documented) >= 4
+    for settings in documented:
+        read_settings(ClipAgiqaRecipe, CONFIGS / "agiqa3k_nano.yaml", settings.split())
 
 
 def test_the_papers_recipe_trains_the_published_model(monkeypatch: pytest.MonkeyPatch) -> None:
