@@ -153,7 +153,7 @@ def _report(arguments: Namespace) -> None:
 def _grammar(arguments: Namespace) -> None:
     from instruct_data.grammar import slot_accuracy
     from instruct_data.importers.aigciqa2023 import read_aigciqa2023
-    from instruct_data.reading import Findings
+    from mint_iqa.reading import Findings
 
     findings = Findings(arguments.file)
     samples = read_aigciqa2023(arguments.file, findings)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from instruct_data.reading import Findings, read_bytes
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import Findings, read_bytes
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 Split = Literal["train", "validation", "test"]

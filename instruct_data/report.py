@@ -4,24 +4,19 @@ One self-contained HTML file, thumbnails included: counts, histograms of scores,
 pictures and answers, and every warning.
 """
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import ImageDraw
 
 from instruct_data.records import SPLITS, InstructionSample, read_jsonl
 from mint_iqa.errors import MintIQAError
-from mint_iqa.images import read_image
+from mint_iqa.pages import bars, head, thumbnail, warning
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, level_of
 
 SHOWN = 24  # samples
-THUMBNAIL = 224  # pixels
-STYLE = Path(__file__).with_name("report.css")
 
 
 def write_report(folder: Path) -> Path:
@@ -63,18 +58,17 @@ def warnings_of(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[
 
 def _page(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
     pictures = list({s.image: s for s in samples}.values())  # one sample of each
-    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(folder.name)}</title>'
-    yield f'<meta name="viewport" content="width=device-width"><style>{STYLE.read_text()}</style>'
+    yield head(folder.name)
     yield f"<h1>{len(samples):,} samples of {len(pictures):,} pictures in {escape(folder.name)}</h1>"
     if warnings := list(warnings_of(folder, samples)):
         yield f"<h2>Warnings ({len(warnings)})</h2>"
-        yield from (f'<p class="warning">{escape(text)}</p>' for text in warnings)
+        yield from map(warning, warnings)
     yield '<h2>What is in it</h2><div class="charts">'
     yield _chart("Split", Counter(s.split or "none" for s in samples))
     yield _chart("Asked about", Counter(s.dimension or "something else" for s in samples))
     yield _chart("Source", Counter(s.source for s in samples))
     yield _chart("Done to the picture", Counter(s.distortion or "nothing" for s in pictures))
-    yield _chart("Level of it", Counter(sorted(str(s.level or "-") for s in pictures)), in_order=True)
+    yield bars("Level of it", Counter(sorted(str(s.level or "-") for s in pictures)))
     yield _chart("Prompt", Counter(map(_prompt_kind, pictures)))
     yield '</div><h2>Scores</h2><div class="charts">'
     for name in DIMENSIONS:
@@ -82,8 +76,7 @@ def _page(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
         if scores:
             yield _histogram(name, scores)
             words = [level_of(score) for score in scores]
-            levels: Counter[str] = Counter({level: words.count(level) for level in LEVELS})
-            yield _chart(f"{name.capitalize()} in words", levels, in_order=True)
+            yield bars(f"{name.capitalize()} in words", {level: words.count(level) for level in LEVELS})
     yield '</div><h2>Samples</h2><div class="samples">'
     rng = np.random.default_rng(0)
     chosen = sorted(rng.permutation(len(samples))[:SHOWN].tolist())
@@ -97,22 +90,16 @@ def _prompt_kind(sample: InstructionSample) -> str:
     return "a word exchanged" if sample.changed_words else "whole"
 
 
-def _chart(title: str, counts: Counter[str], in_order: bool = False) -> str:
-    """A table whose last column is a bar: read by people and by screen readers alike."""
-    most = max(counts.values(), default=1)
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td class="n">{n:,}</td>'
-        f'<td class="bar"><div style="width:{100 * n / max(most, 1):.1f}%"></div></td></tr>'
-        for name, n in (counts.items() if in_order else counts.most_common())
-    )
-    return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+def _chart(title: str, counts: Counter[str]) -> str:
+    """The commonest first."""
+    return bars(title, dict(counts.most_common()))
 
 
 def _histogram(name: str, scores: Sequence[float]) -> str:
     counts, _ = np.histogram(scores, bins=10, range=(0, 100))
-    bins = {f"{10 * i}-{10 * (i + 1)}": int(n) for i, n in enumerate(counts)}
+    tens = {f"{10 * i}-{10 * (i + 1)}": int(n) for i, n in enumerate(counts)}
     title = f"{name.capitalize()}, mean {np.mean(scores):.1f}, standard deviation {np.std(scores):.1f}"
-    return _chart(title, Counter(bins), in_order=True)
+    return bars(title, tens)
 
 
 def _sample(folder: Path, sample: InstructionSample) -> str:
@@ -123,23 +110,7 @@ def _sample(folder: Path, sample: InstructionSample) -> str:
     words = "".join(f" ({escape(w.original)} → {escape(w.replacement)})" for w in sample.changed_words)
     prompt = escape(sample.prompt or "no prompt")
     known = escape(f"{scores}; {done}; {sample.split}, {sample.source}")
+    picture = thumbnail(folder / sample.image, sample.image, sample.region)
     return (
-        f'<article>{_thumbnail(folder, sample)}<p class="small">{prompt}{words}</p>'
-        f'{talk}<p class="small">{known}</p></article>'
+        f'<article>{picture}<p class="small">{prompt}{words}</p>{talk}<p class="small">{known}</p></article>'
     )
-
-
-def _thumbnail(folder: Path, sample: InstructionSample) -> str:
-    """The picture as a data URI, with a frame around what is wrong with it if that is in one place."""
-    try:
-        image = read_image(folder / sample.image).rgb
-    except MintIQAError as error:
-        return f'<p class="warning">{escape(error.message)}</p>'
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    if sample.region:
-        box = [share * side for share, side in zip(sample.region, image.size * 2, strict=True)]
-        ImageDraw.Draw(image).rectangle(box, outline="#e8a13a", width=2)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{escape(sample.image)}" src="data:image/jpeg;base64,{data}">'

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.prompts import STOP_WORDS, STYLE_PHRASES
-from instruct_data.reading import read_bytes
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import read_bytes
 
 Chat = Callable[[list[dict[str, str]]], str]  # messages -> the answer, e.g. a transformers pipeline wrapped
 

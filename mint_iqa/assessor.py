@@ -100,7 +100,7 @@ class Assessor:
 
     def assess(self, image: Source | Picture, prompt: str | None = None, explain: bool = True) -> Assessment:
         """Scores 0..100, faults, and with `explain` the reasons in words; MintIQAError for a bad picture."""
-        return self._assessment(self.rate([(self.read(image), prompt)])[0], explain)
+        return self._assessments(self.rate([(self.read(image), prompt)]), explain)[0]
 
     def assess_many(
         self, items: Iterable[tuple[Source | Picture, str | None]], batch_size: int = 8, explain: bool = False
@@ -112,12 +112,12 @@ class Assessor:
             while batch := list(islice(iterator, batch_size)):
                 opened = list(pool.map(_open, *zip(*batch, strict=True)))
                 sound = [o for o in opened if not isinstance(o, FailedAssessment)]
-                rated = iter(self._rate_opened(sound, explain))
+                done = iter(self._assessments(self._rate_opened(sound, explain), explain))
                 for item in opened:
                     if isinstance(item, FailedAssessment):
                         yield item.model_copy(update={"model": self.model_info})
                     else:
-                        yield self._assessment(next(rated), explain)
+                        yield next(done)
 
     def ask(
         self, image: Source | Picture, question: str, prompt: str | None = None, history: Sequence[Turn] = ()
@@ -209,25 +209,41 @@ class Assessor:
 
     # --- explaining ---
 
-    def _assessment(self, rated: Rated, explain: bool) -> Assessment:
-        return Assessment(
-            image=rated.picture.name,
-            image_sha256=rated.picture.sha256,
-            prompt=rated.prompt,
-            model=self.model_info,
-            scores=rated.scores,
-            levels=Levels.of(rated.scores),
-            faults=rated.faults,
-            warnings=rated.warnings,
-            explanation=self._explanation(rated) if explain else None,
-        )
+    def _assessments(self, rated: Sequence[Rated], explain: bool) -> list[Assessment]:
+        reasons = self._explanations(rated) if explain else [None] * len(rated)
+        return [
+            Assessment(
+                image=one.picture.name,
+                image_sha256=one.picture.sha256,
+                prompt=one.prompt,
+                model=self.model_info,
+                scores=one.scores,
+                levels=Levels.of(one.scores),
+                faults=one.faults,
+                warnings=one.warnings,
+                explanation=reason,
+            )
+            for one, reason in zip(rated, reasons, strict=True)
+        ]
 
     @torch.inference_mode()
-    def _explanation(self, rated: Rated) -> Explanation:
-        asked = {k: q for k, q in QUESTIONS.items() if k != "correspondence" or rated.prompt}
-        prefixes = [self.prefix(rated, question, ()) for question in asked.values()]
-        texts = self.language_model().answers(prefixes, self.banned_tokens(rated))
-        return Explanation.model_validate({"correspondence": None, **dict(zip(asked, texts, strict=True))})
+    def _explanations(self, rated: Sequence[Rated]) -> list[Explanation]:
+        """All answers to all pictures are written together: a step for one costs nearly as much."""
+        if not rated:
+            return []
+        asked = [{k: q for k, q in QUESTIONS.items() if k != "correspondence" or r.prompt} for r in rated]
+        pairs = [
+            (r, question)
+            for r, questions in zip(rated, asked, strict=True)
+            for question in questions.values()
+        ]
+        prefixes = [self.prefix(one, question, ()) for one, question in pairs]
+        banned = {id(one): self.banned_tokens(one) for one in rated}
+        texts = iter(self.language_model().answers(prefixes, [banned[id(one)] for one, _ in pairs]))
+        return [
+            Explanation.model_validate({"correspondence": None, **{k: next(texts) for k in questions}})
+            for questions in asked
+        ]
 
     def _stream(self, rated: Rated, question: str, history: Sequence[Turn]) -> Iterator[str]:
         prefix = self.prefix(rated, question, history)

@@ -27,6 +27,8 @@ SYSTEM = "You judge one AI-generated picture. Say only what you can see."
 # Where the soft tokens go in the chat template's text; no tokenizer merges it with its neighbours.
 IMAGE_PLACE = "<image>"
 MAX_NEW_TOKENS = 72
+# Answers that have ended are dropped from a batch, which copies the cache, when only this share goes on.
+KEPT_BUSY = 0.75
 # Earlier turns that an answer takes into account; a small model gains nothing from more.
 MAX_HISTORY = 3
 
@@ -175,17 +177,18 @@ class LanguageModel(nn.Module):
     def decode(
         self,
         prefixes: Sequence[Tensor],
-        banned: Sequence[int] = (),
+        banned: Sequence[Sequence[int]] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         ignore_eos: bool = False,
     ) -> Iterator[list[int | None]]:
         """Greedy decoding of several prefixes at once: per step, one token for each (None once it has ended).
 
-        `banned` tokens are never chosen.
+        banned: for each prefix the tokens that are never chosen; () for none.
         """
         stop_ids = set() if ignore_eos else self.stop_ids
         embeds, mask = pad_left(prefixes)
-        running = [True] * len(prefixes)
+        rows = list(range(len(prefixes)))  # the prefixes that a step is made for
+        ended: set[int] = set()
         cache = None
         for _ in range(max_new_tokens):
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
@@ -198,20 +201,29 @@ class LanguageModel(nn.Module):
                 logits_to_keep=1,
             )
             logits, cache = output.logits[:, -1], output.past_key_values
-            logits[:, list(banned)] = -torch.inf
-            chosen = logits.argmax(dim=-1)
-            running = [r and t not in stop_ids for r, t in zip(running, chosen.tolist(), strict=True)]
-            if not any(running):
+            for place, row in enumerate(rows if banned else ()):
+                logits[place, list(banned[row])] = -torch.inf
+            chosen = logits.argmax(dim=-1).tolist()
+            going = [p for p, t in enumerate(chosen) if rows[p] not in ended and t not in stop_ids]
+            ended |= set(rows) - {rows[place] for place in going}
+            if not going:
                 return
-            yield [t if r else None for r, t in zip(running, chosen.tolist(), strict=True)]
-            embeds = self.embed(chosen.tolist()).unsqueeze(1)
-            mask = torch.cat([mask, mask.new_ones(len(prefixes), 1)], dim=1)
+            step: list[int | None] = [None] * len(prefixes)
+            for place in going:
+                step[rows[place]] = chosen[place]
+            yield step
+            if len(going) <= KEPT_BUSY * len(rows):
+                cache.batch_select_indices(torch.tensor(going, device=mask.device))
+                mask = mask[going]
+                rows, chosen = ([values[place] for place in going] for values in (rows, chosen))
+            embeds = self.embed(chosen).unsqueeze(1)
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
     def stream(self, prefix: Tensor, banned: Sequence[int] = ()) -> Iterator[str]:
         """The answer in pieces of text; their join is the whole answer."""
         ids: list[int] = []
         shown = ""
-        for (token,) in self.decode([prefix], banned):
+        for (token,) in self.decode([prefix], [banned]):
             ids.append(token)  # type: ignore[arg-type]
             text = self.text(ids)
             # A character of several tokens is held back until it is whole.
@@ -221,8 +233,8 @@ class LanguageModel(nn.Module):
         if rest := self.text(ids)[len(shown) :]:
             yield rest
 
-    def answers(self, prefixes: Sequence[Tensor], banned: Sequence[int] = ()) -> list[str]:
-        """Whole answers to several prefixes, decoded together."""
+    def answers(self, prefixes: Sequence[Tensor], banned: Sequence[Sequence[int]] = ()) -> list[str]:
+        """Whole answers to several prefixes, decoded together. banned: as for `decode`."""
         ids: list[list[int]] = [[] for _ in prefixes]
         for step in self.decode(prefixes, banned):
             for own, token in zip(ids, step, strict=True):

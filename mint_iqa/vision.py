@@ -144,15 +144,21 @@ class TapReadout(nn.Module):
         """float[B, 3 * taps * D]: each tap's class token, mean and deviation over its patches, normalised."""
         even = [layer_norm(t.float(), t.shape[-1:]) for t in tapped]
         return torch.cat(
-            [s for t in even for s in (t[:, 0], t[:, 1:].mean(dim=1), t[:, 1:].std(dim=1))], dim=-1
+            [s for t in even for s in (t[:, 0], t[:, 1:].mean(dim=1), _spread(t[:, 1:]))], dim=-1
         )
 
     def forward(self, tapped: list[Tensor], final_norm: nn.Module) -> Tensor:
         if self.published:
             return final_norm(tapped[-1])
         tokens = torch.cat([norm(t) for norm, t in zip(self.norms, tapped, strict=True)], dim=-1)
-        spread = self.spread(tokens[:, 1:].std(dim=1, keepdim=True))
+        spread = self.spread(_spread(tokens[:, 1:]).unsqueeze(1))
         return torch.cat([self.fuse(tokens), spread], dim=1)  # [B, P + 1, Dv]
+
+
+def _spread(tokens: Tensor) -> Tensor:
+    """Standard deviation over the tokens, float[B, D]. Over a middle axis torch.std is six times slower."""
+    centred = tokens - tokens.mean(dim=1, keepdim=True)
+    return (centred.square().sum(dim=1) / (tokens.shape[1] - 1)).sqrt()
 
 
 def pixel_statistics(pixel_values: Tensor) -> Tensor:

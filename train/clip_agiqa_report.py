@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc
-from train.evaluate import t_interval
+from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc, t_interval
 
 TASKS = {"quality": "mos_quality", "correspondence": "mos_align"}  # and AGIQA-3K's column for each
 

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import stats
 from tqdm import tqdm
 
 from instruct_data.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
+from mint_iqa.evaluation.agreement import FEWEST, Comparison, baselines
+from mint_iqa.evaluation.logistic import fit_logistic
 from mint_iqa.images import read_image
-from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, roc_auc, srcc
+from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
@@ -34,6 +35,7 @@ Floats = NDArray[np.float64]
 BATCH = 16
 FAULT_PICTURES = 24  # test pictures of a fold that are put through every fault and level
 GOOD_MOS = 2.5
+LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 
 
 class Rater:
@@ -127,10 +129,10 @@ def monotone_share(ladders: Sequence[dict[str, Any]], tolerance: float = 1.0) ->
 def summary(runs: Sequence[Path]) -> Iterator[str]:
     """Lines for people, each figure with its 95 % interval."""
     results = [json.loads((run / "evaluation.json").read_text()) for run in runs]
-    columns = {"quality": "mos_quality", "correspondence": "mos_align"}
-    for predicted, label in columns.items():
+    for predicted, label in LABELS.items():
         for name, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
             yield f"{predicted} {name}: {_over_runs(results, metric, predicted, label)}"
+        yield from _beside_people(results, predicted, label)
     pairs = _over_runs(results, _share_above, "correspondence", "wrong_correspondence")
     yield f"right prompt above a wrong one: {pairs}"
     yield f"authenticity SRCC with quality: {_over_runs(results, srcc, 'authenticity', 'quality')}"
@@ -138,6 +140,28 @@ def summary(runs: Sequence[Path]) -> Iterator[str]:
     if ladders:
         yield f"no rise above 1 point between levels, {len(ladders)} pictures: {monotone_share(ladders)}"
         yield from _malformation_summary([r for r in results if "clean" in r])
+
+
+def _beside_people(results: Sequence[dict[str, Any]], predicted: str, label: str) -> Iterator[str]:
+    """Figures after the logistic, and of baselines, as `mint-iqa evaluate` has them; of large runs only."""
+    if min(len(r["predictions"]) for r in results) < FEWEST:
+        return
+    mapped = [_with_columns(r, predicted, label) for r in results]
+    for name, metric in (("PLCC", plcc), ("RMSE", rmse)):
+        yield f"{predicted} {name} after the logistic: {_over_runs(mapped, metric, 'mapped', label)}"
+    for name in ("generator mean", "prompt mean"):
+        if all(name in r["predictions"][0] for r in mapped):
+            yield f"{predicted} SRCC of the {name} alone: {_over_runs(mapped, srcc, name, label)}"
+
+
+def _with_columns(result: dict[str, Any], predicted: str, label: str) -> dict[str, Any]:
+    """The run's predictions with `mapped` and each baseline, in the unit of the labels."""
+    rows, scores, labels = result["predictions"], _column(result, predicted), _column(result, label)
+    groups, generators = ([row[key] for row in rows] for key in ("prompt", "generator"))
+    data = Comparison(scores, labels, groups, [""] * len(rows), generators, same_unit=False)
+    columns = {"mapped": fit_logistic(scores, labels)(scores), **baselines(data)}
+    found = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(rows))]
+    return {"predictions": [row | more for row, more in zip(rows, found, strict=True)]}
 
 
 def _over_runs(results: Sequence[dict[str, Any]], metric: Metric, first: str, second: str) -> str:
@@ -174,14 +198,6 @@ def _malformation_summary(results: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _column(result: dict[str, Any], name: str) -> Floats:
     return np.array([p[name] for p in result["predictions"]])
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of the 95 % t interval over runs."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("nan")
-    error = np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
 def main() -> None:

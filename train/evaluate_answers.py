@@ -1,47 +1,53 @@
-"""How often an answer is right: named faults, clean pictures left in peace, words that agree with scores.
+"""How often an answer is right: named faults, clean pictures left in peace, words that agree with scores,
+answers that follow the question, and prompts that were not the picture's.
 
-    python -m train.evaluate_answers MODEL --fold 0       # pictures of prompts that fold 0 kept out
+    python -m train.evaluate_answers MODEL --fold 0 --output answers.json   # prompts that fold 0 kept out
 
 The same questions are asked with the soft tokens set to zero and with those of another picture: if the named
-faults don't fall away then, the words do not come from the picture.
+faults don't fall away then, the words do not come from the picture. Slot accuracy: train/slots.py.
 """
 
 import argparse
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from instruct_data.faults import apply_fault
-from mint_iqa.assessor import Assessor, Rated
+from instruct_data.prompts import unrelated_prompt
+from mint_iqa.assessor import Assessor
+from mint_iqa.evaluation.results import finite
 from mint_iqa.images import read_image
-from mint_iqa.metrics import bootstrap_interval
-from mint_iqa.vocabulary import DIMENSIONS, GRADES, LEVELS, FaultName, level_of, named_faults
+from mint_iqa.vocabulary import QUESTIONS
 from train import pictures
+from train.judging import (
+    FITTING,
+    Case,
+    Sensitivity,
+    Share,
+    denies_prompt,
+    empty,
+    no_other,
+    precision,
+    recall,
+    right,
+    sensitivity,
+    share,
+    words_agree,
+)
 from train.plan import split
 from train.settings import Stage1
 
 QUESTION = "Why does this image score low?"
-OTHER_QUESTIONS = ("How is the quality of the image?", "Assess the image.", "What faults does it have?")
 BATCH = 8
-# Compression and pixelation both look blocky: either word is right for either.
-FAMILY: dict[str, frozenset[str]] = {
-    "compression": frozenset({"compression", "pixelation"}),
-    "pixelation": frozenset({"compression", "pixelation"}),
-}
 CLEAN_MOS = 3.5  # of 5: "a clean picture with high scores"
-
-
-@dataclass(frozen=True)
-class Case:
-    """One picture to ask about. fault: None for a clean one."""
-
-    rated: Rated
-    fault: FaultName | None
-    level: int
-    group: str  # prompt, for the bootstrap
+MATCHING_MOS = 3.0  # of 5, alignment: the picture shows its own prompt
+EVERY = 5  # of the cases, every fifth is asked the other questions
 
 
 def faulted_cases(
@@ -93,78 +99,137 @@ def ask(
     for banned, items in tqdm(jobs.items(), desc=question, disable=None):
         for start in range(0, len(items), BATCH):
             part = items[start : start + BATCH]
-            for (i, _), text in zip(part, language.answers([p for _, p in part], banned), strict=True):
+            for (i, _), text in zip(
+                part, language.answers([p for _, p in part], [banned] * len(part)), strict=True
+            ):
                 answers[i] = text
     return answers
 
 
-def right(case: Case, answer: str) -> bool:
-    named = named_faults(answer)
-    return bool(named & FAMILY.get(case.fault or "", frozenset({case.fault}))) if case.fault else not named
+@dataclass(frozen=True)
+class FaultShares:
+    """How one fault is named. Compression and pixelation may stand for each other: both look blocky."""
+
+    precision: Share
+    recall: Share
 
 
-def empty(answer: str) -> bool:
-    """Whether it says how strong something is without naming a fault ("the picture is slightly uneven")."""
-    return any(grade in answer.lower() for grade in GRADES) and not named_faults(answer)
+@dataclass(frozen=True)
+class PromptShares:
+    """What is said of the correspondence, with the picture's own prompt and with an unrelated one.
+
+    denied_wrong, denied_right: said to be bad or poor; told_apart: denied with the wrong one and not with the
+    right one; scored_apart: the score with the right one is the higher one.
+    """
+
+    denied_wrong: Share
+    denied_right: Share
+    told_apart: Share
+    scored_apart: Share
 
 
-def words_agree(case: Case, answer: str) -> bool:
-    """Every level word said of a score ("the quality is poor") is the level of that score, and a score that
-    is there is not called unrated."""
-    text = answer.lower()
-    for name in DIMENSIONS:
-        score = getattr(case.rated.scores, name)
-        said = {level for level in LEVELS if f"{name} is {level}" in text}
-        if said and (score is None or said != {level_of(round(score, 2))}):
-            return False
-        if score is not None and f"{name} is not rated" in text:
-            return False
-    return True
+@dataclass(frozen=True)
+class AnswerShares:
+    """How often answers are right. named: the fault of a picture, levels 4 and 5; only: and no other; zeroed,
+    shuffled, unguarded: `named` with zeros or another picture's soft tokens, and without banned words; clean:
+    no fault named where there is none; agreeing: level words with scores; empty: a grade without a fault."""
+
+    named: Share
+    only: Share
+    zeroed: Share
+    shuffled: Share
+    unguarded: Share
+    clean: Share
+    agreeing: Share
+    empty: Share
+    faults: dict[str, FaultShares]
+    questions: Sensitivity
+    prompts: PromptShares
+    examples: list[str]
 
 
-def share(cases: Sequence[Case], hits: Sequence[bool]) -> str:
-    values = np.array(hits, float)
-    low, high = bootstrap_interval(
-        lambda a, _: float(np.mean(a)), values, values, groups=[c.group for c in cases], samples=500
-    )
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}] of {len(values)}"
-
-
-def report(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) -> Iterator[str]:
-    """Lines for people: shares with 95 % bootstrap intervals over prompts, then some answers to read."""
+def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) -> AnswerShares:
+    """Asks about faulted and clean pictures and about prompts. rows: of AGIQA-3K, with `path`."""
     faulted, clean = faulted_cases(assessor, rows, per_fault), clean_cases(assessor, rows, 4 * per_fault)
-    own = ask(assessor, faulted, QUESTION)
-    yield f"names the fault (levels 4-5): {right_share(faulted, own)}"
-    for fault in pictures.KADID_FAULTS:
-        hits = [right(c, a) for c, a in zip(faulted, own, strict=True) if c.fault == fault]
-        yield f"  {fault}: {np.mean(hits):.3f} of {len(hits)}"
-    precise = [no_other(*pair) for pair in zip(faulted, own, strict=True)]
-    yield f"  and names no other: {share(faulted, precise)}"
+    own, calm = ask(assessor, faulted, QUESTION), ask(assessor, clean, QUESTION)
     others = np.random.default_rng(5).permutation(len(faulted)).tolist()
-    zeroed = ask(assessor, faulted, QUESTION, [None] * len(faulted))
-    yield f"with soft tokens zeroed: {right_share(faulted, zeroed)}"
-    shuffled = ask(assessor, faulted, QUESTION, others)
-    yield f"with another picture's: {right_share(faulted, shuffled)}"
-    free = ask(assessor, faulted, QUESTION, guarded=False)
-    yield f"without the guard on fault words: {right_share(faulted, free)}"
-    calm = ask(assessor, clean, QUESTION)
-    yield f"names none on clean pictures (MOS >= {CLEAN_MOS}): {right_share(clean, calm)}"
+    asked = [*faulted[::EVERY], *clean[::EVERY]]
+    answers = {question: ask(assessor, asked, question) for question in FITTING}
     pairs = [*zip(faulted, own, strict=True), *zip(clean, calm, strict=True)]
-    for question in OTHER_QUESTIONS:
-        pairs += zip(faulted[::5], ask(assessor, faulted[::5], question), strict=True)
-    agree = share([c for c, _ in pairs], [words_agree(*pair) for pair in pairs])
-    yield f"level words agree with the scores: {agree}"
-    yield f"grades a fault without naming one: {share([c for c, _ in pairs], [empty(a) for _, a in pairs])}"
-    for case, answer in pairs[:: max(1, len(pairs) // 24)]:
-        yield f"  [{case.fault or 'clean'} {case.level}] {case.rated.scores.model_dump()} -> {answer}"
+    everything = [*pairs, *(pair for texts in answers.values() for pair in zip(asked, texts, strict=True))]
+    cases, texts = [case for case, _ in pairs], [text for _, text in pairs]
+    return AnswerShares(
+        named=_share(faulted, own, right),
+        only=_share(faulted, own, no_other),
+        zeroed=_share(faulted, ask(assessor, faulted, QUESTION, [None] * len(faulted)), right),
+        shuffled=_share(faulted, ask(assessor, faulted, QUESTION, others), right),
+        unguarded=_share(faulted, ask(assessor, faulted, QUESTION, guarded=False), right),
+        clean=_share(clean, calm, right),
+        agreeing=share([c.group for c, _ in everything], [words_agree(*pair) for pair in everything]),
+        empty=share([c.group for c, _ in everything], [empty(text) for _, text in everything]),
+        faults={
+            f: FaultShares(precision(cases, texts, f), recall(cases, texts, f)) for f in pictures.KADID_FAULTS
+        },
+        questions=sensitivity(asked, answers),
+        prompts=prompt_shares(assessor, rows, 4 * per_fault),
+        examples=[_example(*pair) for pair in everything[:: max(1, len(everything) // 24)]],
+    )
 
 
-def right_share(cases: Sequence[Case], answers: Sequence[str]) -> str:
-    return share(cases, [right(*pair) for pair in zip(cases, answers, strict=True)])
+def prompt_shares(assessor: Assessor, rows: Sequence[dict[str, str]], most: int) -> PromptShares:
+    """Asks how pictures that show their prompt (alignment MOS >= 3) correspond to it, and to another one."""
+    rng = np.random.default_rng(6)
+    good = [r for r in rows if float(r["mos_align"]) >= MATCHING_MOS]
+    chosen = [good[k] for k in rng.permutation(len(good))[:most]]
+    pool = sorted({r["prompt"] for r in rows})
+    cases: dict[bool, list[Case]] = {True: [], False: []}
+    for row in tqdm(chosen, desc="Prompts", disable=None):
+        picture = assessor.read(row["path"])
+        prompts = {True: row["prompt"], False: unrelated_prompt(row["prompt"], pool, rng)}
+        for own, rated in zip(prompts, assessor.rate([(picture, p) for p in prompts.values()]), strict=True):
+            cases[own].append(Case(rated, None, 0, row["prompt"]))
+    question = QUESTIONS["correspondence"]
+    denied = {own: [denies_prompt(a) for a in ask(assessor, cases[own], question)] for own in cases}
+    groups = [row["prompt"] for row in chosen]
+    apart = [other and not own for other, own in zip(denied[False], denied[True], strict=True)]
+    higher = [_correspondence(a) > _correspondence(b) for a, b in zip(cases[True], cases[False], strict=True)]
+    parts = (denied[False], denied[True], apart, higher)
+    return PromptShares(*(share(groups, hits) for hits in parts))
 
 
-def no_other(case: Case, answer: str) -> bool:
-    return named_faults(answer) <= FAMILY.get(case.fault or "", frozenset({case.fault}))
+def _correspondence(case: Case) -> float:
+    return case.rated.scores.correspondence or 0.0
+
+
+def _share(cases: Sequence[Case], answers: Sequence[str], holds: Any) -> Share:
+    hits = [holds(case, answer) for case, answer in zip(cases, answers, strict=True)]
+    return share([case.group for case in cases], hits)
+
+
+def _example(case: Case, answer: str) -> str:
+    return f"[{case.fault or 'clean'} {case.level}] {case.rated.scores.model_dump()} -> {answer}"
+
+
+def report(found: AnswerShares) -> Iterator[str]:
+    """Lines for people: shares with 95 % bootstrap intervals over prompts, then some answers to read."""
+    yield f"names the fault (levels 4-5): {found.named}"
+    for fault, shares in found.faults.items():
+        yield f"  {fault}: recall {shares.recall}, precision {shares.precision}"
+    yield f"  and names no other: {found.only}"
+    yield f"with soft tokens zeroed: {found.zeroed}"
+    yield f"with another picture's: {found.shuffled}"
+    yield f"without the guard on fault words: {found.unguarded}"
+    yield f"names none on clean pictures (MOS >= {CLEAN_MOS}): {found.clean}"
+    yield f"level words agree with the scores: {found.agreeing}"
+    yield f"grades a fault without naming one: {found.empty}"
+    yield f"different questions get different answers: {found.questions.different}"
+    yield f"answers fit their question: {found.questions.fitting}"
+    yield f"  if answers are exchanged between questions: {found.questions.exchanged}"
+    yield from (f"  {question}: {fits}" for question, fits in found.questions.by_question.items())
+    yield f"says that an unrelated prompt doesn't fit: {found.prompts.denied_wrong}"
+    yield f"says so of the picture's own (alignment MOS >= {MATCHING_MOS}): {found.prompts.denied_right}"
+    yield f"  tells the two apart: {found.prompts.told_apart}; by score: {found.prompts.scored_apart}"
+    yield from (f"  {text}" for text in found.examples)
 
 
 def main() -> None:
@@ -172,11 +237,14 @@ def main() -> None:
     parser.add_argument("model", help="a preset or a folder")
     parser.add_argument("--fold", type=int, default=0, help="the fold that its training kept out")
     parser.add_argument("--per-fault", type=int, default=40, help="pictures under each fault")
+    parser.add_argument("--output", type=Path, help="file for the same as JSON")
     options = parser.parse_args()
     human = pictures.agiqa3k(pictures.data_root())
     rows = [human[i] for i in split(human, Stage1(test_fold=options.fold)).test]
-    lines = list(report(Assessor.from_pretrained(options.model), rows, options.per_fault))
-    print("\n".join(lines))
+    found = judge(Assessor.from_pretrained(options.model), rows, options.per_fault)
+    print("\n".join(report(found)))
+    if options.output:
+        options.output.write_text(json.dumps(finite(asdict(found)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,17 +2,19 @@
 LLM's LoRA learn to say what the picture shows.
 
     python -m train.stage2 configs/nano/stage2.yaml
+    python -m train.stage2 configs/nano/finetune_answers.yaml --set instructions=built output=runs/told
 """
 
 import argparse
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
@@ -21,16 +23,20 @@ from transformers import Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from instruct_data.settings import read_settings
+from mint_iqa.assessor import Assessor, find_checkpoint
 from mint_iqa.configuration import MintIQAConfig
+from mint_iqa.errors import MintIQAError
 from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.records import ModelInfo
 from mint_iqa.vocabulary import FAULT_WORDS, FaultName
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
 from train.settings import Optimisation, Stage1
 from train.stage1 import STAGE2_PARTS, StopAfter, arguments
+from train.told import examples_of, read_samples, tell_loss
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -42,7 +48,11 @@ class Stage2(Optimisation):
 
     output: str = "runs/stage2"
     stage1: str = "runs/stage1"  # a finished stage-1 run: its model and its split
+    start: str | None = None  # in place of it: a model that explains already (nano, a folder), to go on from
     examples: int = 8000
+    instructions: str | None = None  # in place of examples: samples of instruct_data, file or folder
+    images: str | None = None  # folder of their pictures; their own if left out
+    passes: float = 1.0  # over these samples
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_learning_rate: float = 5e-4
@@ -157,6 +167,11 @@ def trainable_state(module: nn.Module) -> dict[str, Tensor]:
 def prepare(model: MintIQAModel) -> None:
     """Stage 2 starts where stage 1 ended: Q-Former 2 is a copy of Q-Former 1, and its own layers train."""
     model.qformer2.load_state_dict(model.qformer1.state_dict())
+    freeze_for_stage2(model)
+
+
+def freeze_for_stage2(model: MintIQAModel) -> None:
+    """Stage 2 trains the bridge, the projection and Q-Former 2 but for what it has from its part."""
     if model.vision2 is not None:
         raise ValueError("a second tower is not trained by this recipe")
     for name, parameter in model.named_parameters():
@@ -201,25 +216,52 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
     return found
 
 
-def train(recipe: Stage2) -> Path:
-    """Run the recipe; the folder of the whole model, both stages."""
-    set_seed(recipe.seed)
-    first = Path(recipe.stage1)
-    model = MintIQAModel.from_pretrained(first / "model", dtype=torch.float32).eval()
-    processor = MintIQAProcessor.from_config(model.config)
+def begin(recipe: Stage2) -> tuple[MintIQAModel, MintIQAProcessor, LanguageModel]:
+    """Where the run starts: a finished stage 1 and a fresh stage 2, or a model with both (`start`)."""
+    folder = find_checkpoint(recipe.start) if recipe.start else Path(recipe.stage1) / "model"
+    model = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
+    own = folder / "language"
+    if recipe.start and (own / "config.json").is_file():
+        raise MintIQAError("bad_config", f"{own} is a whole LLM: stage 2 goes on from a LoRA adapter only.")
     language = LanguageModel.load(model.config, None, dtype=torch.float32)
-    prepare(model)
-    with_lora(language, recipe)
+    if recipe.start and own.is_dir():
+        freeze_for_stage2(model)
+        language.model = PeftModel.from_pretrained(language.model, own, is_trainable=True)
+    else:
+        prepare(model)
+        with_lora(language, recipe)
+    return model, MintIQAProcessor.from_config(model.config, folder), language
+
+
+def drawn(
+    recipe: Stage2, model: MintIQAModel, processor: MintIQAProcessor, language: LanguageModel
+) -> Instructions:
+    """Examples of AGIQA-3K's and Flickr8k's pictures with known faults, of stage 1's training side."""
     sources = read_sources()
-    scores_recipe = Stage1(**json.loads((first / "recipe.json").read_text()))
+    scores_recipe = Stage1(**json.loads((Path(recipe.stage1) / "recipe.json").read_text()))
     rows = split(sources.human, scores_recipe).train.tolist()
     photographs = range(len(sources.photographs) - scores_recipe.held_out_photographs)
     found = find_faults(model, processor, sources, rows)
     examples = draw_instructions(sources, rows, photographs, found, recipe.examples, recipe.seed)
-    data = Instructions(examples, sources, processor, language)
+    return Instructions(examples, sources, processor, language)
+
+
+def train(recipe: Stage2) -> Path:
+    """Run the recipe; the folder of the whole model, both stages."""
+    set_seed(recipe.seed)
+    told = None if recipe.instructions is None else read_samples(recipe.instructions, recipe.images)
+    model, processor, language = begin(recipe)
+    explainer = Explainer(model, language, recipe.grounding_weight)
+    measured = None
+    if told is None:
+        data = drawn(recipe, model, processor, language)
+    else:
+        scorer = Assessor(model, processor, ModelInfo(name="", revision=""))
+        data, measured = examples_of(told, scorer, language, recipe.passes, recipe.seed)
+        tell_loss("before", explainer, measured, recipe.batch_size)
     trainer = Stage2Trainer(
         recipe,
-        model=Explainer(model, language, recipe.grounding_weight),
+        model=explainer,
         args=arguments(recipe, recipe.output),
         train_dataset=data,
         data_collator=data.collate,
@@ -231,8 +273,12 @@ def train(recipe: Stage2) -> Path:
         get_last_checkpoint(recipe.output) if recipe.resume and os.path.isdir(recipe.output) else None
     )
     trainer.train(resume_from_checkpoint=checkpoint)
+    if measured is not None:
+        tell_loss("after", explainer, measured, recipe.batch_size)
     folder = Path(recipe.output) / "model"
     model.half().save_pretrained(folder, max_shard_size="90MB")
+    if "text" not in model.config.parts:
+        processor.tokenizer.save_pretrained(folder)
     save_adapter(language, folder / "language", model.config)
     (Path(recipe.output) / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
     return folder
@@ -243,7 +289,11 @@ def main() -> None:
     parser.add_argument("recipe", help="a YAML file of configs/")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
     options = parser.parse_args()
-    print(f"Trained: {train(read_settings(Stage2, options.recipe, options.set))}")
+    try:
+        print(f"Trained: {train(read_settings(Stage2, options.recipe, options.set))}")
+    except MintIQAError as error:
+        print(error.message, file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

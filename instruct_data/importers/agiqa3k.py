@@ -7,9 +7,10 @@ and the four numbers), which leads to the pictures' folder.
 
 from pathlib import Path
 
-from instruct_data.importers.scores import drop_conflicts, number, percent
-from instruct_data.reading import Findings, csv_rows, read_text
+from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import RatedImage
+from mint_iqa.reading import Findings, csv_rows, read_text
+from mint_iqa.scales import number, percent
 
 SOURCE = "agiqa3k"
 HIGHEST = 5.0

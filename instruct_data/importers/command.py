@@ -10,10 +10,11 @@ from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa20
 from instruct_data.importers.distortions import read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
 from instruct_data.importers.scores import missing_images
-from instruct_data.importers.table import Columns, ScoreColumn, read_table
-from instruct_data.reading import Findings, counted
+from instruct_data.importers.table import Columns, read_table
 from instruct_data.records import InstructionSample, Record, ratings_of, write_jsonl
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import Findings, counted
+from mint_iqa.scales import ScoreColumn
 from mint_iqa.vocabulary import DIMENSIONS
 
 Reader = Callable[[Path, Findings], Sequence[Record]]

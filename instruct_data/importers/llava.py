@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from instruct_data.reading import Findings, json_records
 from instruct_data.records import InstructionSample, Turn
+from mint_iqa.reading import Findings, json_records
 
 SOURCE = "llava"
 IMAGE_TOKEN = "<image>"

@@ -1,33 +1,10 @@
-"""What all score files share: ranges, contradictions, pictures that are not there."""
+"""What all score files share: contradictions, and pictures that are not there."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from instruct_data.reading import Findings
 from instruct_data.records import R, Record
-
-
-def number(name: str, text: str) -> float:
-    """The finite number of a cell. Raises ValueError."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{name} {text!r:.40} is not a number")
-    return value
-
-
-def percent(name: str, value: float, worst: float = 0.0, best: float = 1.0) -> float:
-    """Map `value` from worst..best to 0..100; best < worst turns a difference score round.
-
-    Raises ValueError for a value outside the range.
-    """
-    low, high = sorted((worst, best))
-    if not low <= value <= high:
-        raise ValueError(f"{name} {value:g} is outside {low:g}..{high:g}")
-    return (value - worst) / (best - worst) * 100
+from mint_iqa.reading import Findings
 
 
 def drop_conflicts(lined: Sequence[tuple[int, R]], findings: Findings) -> list[R]:

@@ -1,52 +1,30 @@
 """Scores from any CSV file (UTF-8, commas, a header) whose columns and ranges are named."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
-from instruct_data.importers.scores import drop_conflicts, number, percent
-from instruct_data.reading import Findings, csv_rows
+from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import RatedImage
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import Findings, csv_rows
+from mint_iqa.scales import ScoreColumn, number, percent
 from mint_iqa.vocabulary import Dimension
 
 
 @dataclass(frozen=True)
-class ScoreColumn:
-    """A column of scores and the ends of its scale; best < worst for difference scores."""
-
-    name: str
-    worst: float
-    best: float
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """From COLUMN:WORST:BEST, e.g. mos:1:5 or dmos:100:0. Raises MintIQAError (`bad_argument`)."""
-        name, *ends = text.rsplit(":", 2)
-        try:
-            worst, best = map(float, ends)
-        except ValueError:
-            worst = best = math.nan
-        if not name or worst == best or not math.isfinite(best - worst):
-            raise MintIQAError(
-                "bad_argument",
-                f"{text!r} is not COLUMN:WORST:BEST with two different numbers: write mos:1:5, or dmos:100:0 "
-                "where lower is better.",
-            )
-        return cls(name, worst, best)
-
-
-@dataclass(frozen=True)
 class Columns:
-    """Which column holds what; columns not named here are ignored, and counted."""
+    """Which column holds what; columns not named here are ignored, and counted.
+
+    spreads: columns of the raters' standard deviations, in the unit of the score's own column.
+    """
 
     scores: Mapping[Dimension, ScoreColumn]
     image: str = "image"
     prompt: str | None = None
     generator: str | None = None
     reference: str | None = None
+    spreads: Mapping[Dimension, str] = field(default_factory=dict)
 
 
 def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedImage]:
@@ -57,7 +35,8 @@ def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedIm
     if not columns.scores:
         raise MintIQAError("bad_argument", "No column of scores is named: add e.g. --quality mos:1:5.")
     texts = (columns.image, columns.prompt, columns.generator, columns.reference)
-    needed = [*filter(None, texts), *(column.name for column in columns.scores.values())]
+    scores = [column.name for column in columns.scores.values()]
+    needed = [*filter(None, texts), *scores, *columns.spreads.values()]
     ratings = []
     for line, row in csv_rows(path, needed, findings):
         with findings.at(line):
@@ -68,6 +47,7 @@ def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedIm
                 generator=row[columns.generator] if columns.generator else None,
                 reference=row[columns.reference] or None if columns.reference else None,
                 mos={dimension: _score(row, column) for dimension, column in columns.scores.items()},
+                mos_std={d: _spread(row, columns.scores[d], name) for d, name in columns.spreads.items()},
             )
             ratings.append((line, rating))
     return drop_conflicts(ratings, findings)
@@ -75,3 +55,7 @@ def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedIm
 
 def _score(row: Mapping[str, str], column: ScoreColumn) -> float:
     return percent(column.name, number(column.name, row[column.name]), column.worst, column.best)
+
+
+def _spread(row: Mapping[str, str], column: ScoreColumn, name: str) -> float:
+    return number(name, row[name]) / abs(column.best - column.worst) * 100

@@ -1,4 +1,4 @@
-"""The `mint-iqa` command: score images, ask about them, convert checkpoints, print the JSON Schema.
+"""The `mint-iqa` command: score images, ask about them, compare with people, convert, print the schema.
 
 Results go to stdout or `--output`, everything else to stderr. Exit code 0: all well; 1: some items of several
 failed, and have an `error` in the output; 2: the input was of no use, a single image included; 130: Ctrl-C.
@@ -14,6 +14,7 @@ import typer
 
 from mint_iqa.cli.ask import ask
 from mint_iqa.cli.convert import convert
+from mint_iqa.cli.evaluate import evaluate
 from mint_iqa.cli.output import complain
 from mint_iqa.cli.score import score
 from mint_iqa.errors import MintIQAError
@@ -60,6 +61,8 @@ def _root(
 app.command()(score)
 app.command()(ask)
 app.command()(convert)
+app.command()(evaluate)
+app.command()(evaluate)
 
 
 @app.command()

@@ -122,7 +122,7 @@ def test_words_for_faults_that_were_not_detected_are_banned_and_for_detected_one
     monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: logits)
     decodes = count_calls(monkeypatch, assessor.language_model(), "decode")
     assessor.assess(pictures[0])
-    banned = set(decodes[0][1])
+    banned = set(decodes[0][1][0])
     language = assessor.language_model()
     blur = language.first_tokens(FAULT_WORDS["blur"])
     assert not banned & blur
@@ -131,11 +131,22 @@ def test_words_for_faults_that_were_not_detected_are_banned_and_for_detected_one
     assert language.first_tokens(["slightly", "clearly"]) <= banned
 
 
+def test_answers_written_together_are_those_written_alone(assessor, pictures, monkeypatch):
+    """Each under its own picture's ban."""
+    monkeypatch.setattr(assessor.model.fault_head, "forward", lambda v: v.mean(dim=1)[:, :6] * 40)
+    items = [(pictures[0], PROMPT), (pictures[1], None), (pictures[0], "a dog")]
+    decodes = count_calls(monkeypatch, assessor.language_model(), "decode")
+    together = list(assessor.assess_many(items, explain=True))
+    assert len(decodes) == 1 and len({tuple(banned) for banned in decodes[0][1]}) > 1
+    for item, record in zip(items, together, strict=True):
+        assert record.explanation == assessor.assess(*item).explanation
+
+
 def test_where_no_fault_was_detected_no_word_for_its_strength_is_said_either(assessor, pictures, monkeypatch):
     monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: torch.full((1, 6), -9.0))
     decodes = count_calls(monkeypatch, assessor.language_model(), "decode")
     assessor.assess(pictures[0])
-    assert assessor.language_model().first_tokens([*GRADES]) <= set(decodes[0][1])
+    assert assessor.language_model().first_tokens([*GRADES]) <= set(decodes[0][1][0])
 
 
 def test_a_long_prompt_is_cut_with_a_warning(assessor, pictures):

@@ -144,3 +144,32 @@ def test_runs_with_and_without_ladders_are_summed_up_together(tmp_path: Path) ->
     lines = list(summary([full, short]))
     assert "AUC 0.938" in line(lines, "malformed twins by authenticity")
     assert not math.isnan(float(line(lines, "quality SRCC").split()[2]))
+
+
+def many(folder: Path, name: str) -> Path:
+    """Forty pictures, four a prompt; labels are a logistic curve of scores, which follow the generator."""
+    predictions = [
+        {
+            "image": f"{i}.png", "prompt": f"prompt {i % 10}", "generator": "AB"[i % 2], "mos_align": i % 7,
+            "mos_quality": 5 / (1 + math.exp(-(i + 40 * (i % 2)) / 20 + 2)), "quality": i + 40.0 * (i % 2),
+            "authenticity": float(i), "correspondence": float(i % 5), "wrong_correspondence": 1.0,
+        }
+        for i in range(40)
+    ]  # fmt: skip
+    (folder / name).mkdir()
+    (folder / name / "evaluation.json").write_text(json.dumps({"run": name, "predictions": predictions}))
+    return folder / name
+
+
+def test_larger_runs_are_also_mapped_and_set_beside_guesses_without_pixels(tmp_path: Path) -> None:
+    lines = list(summary([many(tmp_path, "fold0")]))
+    assert line(lines, "quality PLCC after the logistic").startswith(
+        "quality PLCC after the logistic: 1.0000"
+    )
+    assert line(lines, "quality RMSE after the logistic").startswith(
+        "quality RMSE after the logistic: 0.0000"
+    )
+    guess = float(line(lines, "quality SRCC of the generator mean alone").split()[7])
+    assert 0.7 < guess < 0.95
+    both = list(summary([tmp_path / "fold0", many(tmp_path, "fold1")]))
+    assert "(95 % over runs) [1.000 1.000]" in line(both, "quality PLCC after the logistic")

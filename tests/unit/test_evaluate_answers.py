@@ -1,5 +1,7 @@
 """How answers are judged, on answers that are right and wrong on purpose."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +12,25 @@ import torch
 from PIL import Image
 
 from mint_iqa.assessor import Assessor
+from mint_iqa.evaluation.results import finite
+from mint_iqa.vocabulary import DIMENSIONS, FAULTS, QUESTIONS
 from train import evaluate_answers
-from train.evaluate_answers import Case, ask, empty, no_other, report, right, words_agree
+from train.evaluate_answers import ask, judge, report
+from train.judging import (
+    FITTING,
+    Case,
+    Sensitivity,
+    denies_prompt,
+    empty,
+    fits_faults,
+    no_other,
+    precision,
+    recall,
+    right,
+    sensitivity,
+    share,
+    words_agree,
+)
 
 
 def case(fault: Any = None, **scores: float | None) -> Case:
@@ -57,6 +76,69 @@ def test_a_graded_nothing_is_an_empty_reason():
     assert not empty("The picture is slightly blurred.") and not empty("The quality is poor.")
 
 
+def test_a_fault_has_precision_over_answers_and_recall_over_pictures():
+    cases = [case("blur"), case("blur"), case("noise"), case(None), case("blur")]
+    answers = ["blurry", "grainy", "noisy", "blurred", "soft and grainy"]
+    # The 1st, 4th and 5th answer name blur; the 1st, 2nd and 5th picture have it.
+    assert precision(cases, answers, "blur").value == pytest.approx(2 / 3)
+    assert recall(cases, answers, "blur").value == pytest.approx(2 / 3)
+    assert precision(cases, answers, "noise").value == pytest.approx(1 / 3)
+    assert recall(cases, answers, "noise").value == 1
+    assert precision(cases, answers, "darkness").of == 0
+
+
+def test_a_look_alike_counts_for_precision_too():
+    cases, answers = [case("compression")] * 3, ["The picture is pixelated."] * 3
+    assert precision(cases, answers, "pixelation").value == 1
+    assert recall(cases, answers, "compression").value == 1
+
+
+def test_a_share_has_an_interval_over_groups_and_none_without_three_answers():
+    found = share(["a"] * 10 + ["b"] * 10, [True] * 10 + [False] * 10)
+    assert (found.value, found.low, found.high, found.of) == (0.5, 0.0, 1.0, 20)
+    assert np.isnan(share(["a", "b"], [True, False]).low) and np.isnan(share([], []).value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "denied"),
+    [
+        ("The correspondence is bad: the picture does not show it.", True),
+        ("The correspondence is fair.", False),
+        ("The quality is bad.", False),
+        ("The image and its prompt are Highly inconsistent.", True),
+        ("The image and its prompt are partially inconsistent.", False),
+    ],
+)
+def test_a_prompt_is_denied_by_a_low_word_for_correspondence(answer, denied):
+    assert denies_prompt(answer) == denied
+
+
+def test_an_answer_about_faults_fits_what_was_detected():
+    detected = SimpleNamespace(faults=[SimpleNamespace(name="noise")])
+    noisy = Case(detected, None, 0, "p")  # type: ignore[arg-type]
+    nothing = Case(SimpleNamespace(faults=[]), None, 0, "p")  # type: ignore[arg-type]
+    assert fits_faults(noisy, "It is grainy.") and not fits_faults(noisy, "It is blurry.")
+    assert fits_faults(nothing, "Nothing stands out.") and not fits_faults(nothing, "It is grainy.")
+
+
+def asked(answer_to: dict[str, str]) -> Sensitivity:
+    nothing = [Case(SimpleNamespace(faults=[]), None, 0, f"p{i}") for i in range(3)]  # type: ignore[arg-type]
+    return sensitivity(nothing, {question: [answer_to[question]] * 3 for question in FITTING})
+
+
+def test_answers_that_follow_their_question_are_told_from_one_for_all():
+    one = {name: f"The {name} is fair." for name in DIMENSIONS}
+    fitting = {QUESTIONS[name]: answer for name, answer in one.items()}
+    fitting |= {QUESTIONS["overall"]: " ".join(one.values())}
+    fitting = dict.fromkeys(FITTING, "I can't see that.") | fitting
+    follows = asked(fitting)
+    assert follows.fitting.value == 1 and follows.different.value == pytest.approx(14 / 15)
+    assert follows.exchanged.value < 0.5
+    repeats = asked(dict.fromkeys(FITTING, "The quality is fair."))
+    assert repeats.different.value == 0
+    assert repeats.fitting.value == repeats.exchanged.value == pytest.approx(2 / 6)
+
+
 @pytest.fixture(scope="module")
 def assessor(tiny_checkpoint: Path) -> Assessor:
     return Assessor.from_pretrained(tiny_checkpoint, device="cpu")
@@ -69,7 +151,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     for i in range(3):
         pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{i}.png")
-        found.append({"path": str(folder / f"{i}.png"), "prompt": f"a fox {i}", "mos_quality": f"{2.4 + i}"})
+        prompt = ("a fox", "a wooden boat", "two lamps")[i]
+        row = {
+            "path": str(folder / f"{i}.png"),
+            "prompt": prompt,
+            "mos_quality": f"{2.4 + i}",
+            "mos_align": "4",
+        }
+        found.append(row)
     return found
 
 
@@ -93,7 +182,12 @@ def test_asked_with_zeros_the_soft_tokens_are_zero_and_with_anothers_they_are_it
 
 def test_the_report_covers_every_fault_and_control(assessor, rows, monkeypatch):
     monkeypatch.setattr(evaluate_answers, "CLEAN_MOS", 2.0)
-    text = "\n".join(report(assessor, rows, per_fault=1))
+    found = judge(assessor, rows, per_fault=1)
+    text = "\n".join(report(found))
     for part in ("names the fault", "blur", "pixelation", "zeroed", "another picture's", "clean pictures"):
         assert part in text
     assert "of 5" in text and "grades a fault without naming one" in text
+    assert found.faults.keys() == set(FAULTS[:5])
+    assert found.prompts.denied_wrong.of == found.prompts.denied_right.of == 3
+    assert found.questions.fitting.of == len(FITTING) * 2  # one faulted case of five, one clean of three
+    json.loads(json.dumps(finite(asdict(found)), allow_nan=False))

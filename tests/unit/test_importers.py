@@ -16,11 +16,11 @@ from instruct_data.importers.agiqa3k import read_agiqa3k
 from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa2023_raw
 from instruct_data.importers.distortions import KADID_DISTORTIONS, read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
-from instruct_data.importers.scores import percent
-from instruct_data.importers.table import Columns, ScoreColumn, read_table
-from instruct_data.reading import Findings, json_records
+from instruct_data.importers.table import Columns, read_table
 from instruct_data.records import InstructionSample, RatedImage, ratings_of, read_jsonl
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import Findings, json_records
+from mint_iqa.scales import ScoreColumn, percent
 
 LABELS = Path(__file__).parent / "labels"
 COLUMNS = Columns({"quality": ScoreColumn("dmos", 100, 0)}, image="file", prompt="text")

@@ -168,13 +168,20 @@ def test_the_end_of_a_turn_and_of_a_text_are_end_tokens(loaded):
     assert LanguageModel(loaded.model, tokenizer).stop_ids == set(ends)
 
 
+def test_each_prefix_has_bans_of_its_own(language):
+    prefix = random_prefix(5)
+    first = generated(language, prefix)[0]
+    free, bound = next(iter(language.decode([prefix, prefix], banned=[[], [first]])))
+    assert free == first != bound
+
+
 def test_banned_tokens_never_appear(language):
     prefixes = [random_prefix(5), random_prefix(7, seed=1)]
     free = {t for p in prefixes for t in generated(language, p)}
-    for step in language.decode(prefixes, banned=sorted(free)):
+    for step in language.decode(prefixes, banned=[sorted(free)] * len(prefixes)):
         assert not free & set(step)
-    assert language.answers(prefixes, sorted(free)) == [
-        language.answers([p], sorted(free))[0] for p in prefixes
+    assert language.answers(prefixes, [sorted(free)] * len(prefixes)) == [
+        language.answers([p], [sorted(free)])[0] for p in prefixes
     ]
 
 

@@ -9,6 +9,7 @@ from instruct_data.build import Build
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
 from train.clip_agiqa import ClipAgiqaRecipe
+from train.finetune import Finetune
 from train.settings import Optimisation, Stage1
 from train.stage2 import Stage2
 
@@ -31,8 +32,10 @@ def problem(path: Path, overrides: list[str] | None = None) -> MintIQAError:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    commands = {Stage1: "train.stage1", Stage2: "train.stage2", Build: "instruct_data build"}
-    commands[ClipAgiqaRecipe] = "train.clip_agiqa"
+    commands = {
+        Stage1: "train.stage1", Stage2: "train.stage2", Finetune: "train.finetune",
+        Build: "instruct_data build", ClipAgiqaRecipe: "train.clip_agiqa",
+    }  # fmt: skip
     (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from instruct_data.__main__ import main
 from instruct_data.importers.aigciqa2023 import read_aigciqa2023
-from instruct_data.reading import Findings
 from instruct_data.records import InstructionSample, RatedImage, read_jsonl, write_jsonl
 from instruct_data.splits import (
     OFFICIAL_TEST,
@@ -21,6 +20,7 @@ from instruct_data.splits import (
     sizes,
 )
 from mint_iqa.errors import MintIQAError
+from mint_iqa.reading import Findings
 
 
 def rated(image, prompt=None, **known):
