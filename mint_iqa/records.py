@@ -169,7 +169,7 @@ class Assessment(_Record):
         exclude_if=lambda value: not value,
         description="true where correspondence was scored without reading the prompt; absent otherwise.",
     )
-    faults: tuple[Fault, ...] = Field(default=(), description="Visible faults.")
+    faults: tuple[Fault, ...] = Field(default=(), description="Visible faults; a CLIP-AGIQA looks for none.")
     warnings: tuple[Text, ...] = Field(
         default=(), description="What was done to the image before scoring it."
     )

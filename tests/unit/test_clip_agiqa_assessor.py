@@ -174,6 +174,7 @@ def test_the_table_says_what_is_not_rated(run, folder, picture):
     assert code == 0
     assert "not rated" in next(line for line in lines if "authenticity" in line)
     assert "no prompt given" in next(line for line in lines if "correspondence" in line)
+    assert "not looked for" in next(line for line in lines if "faults" in line)
 
 
 @pytest.mark.parametrize("arguments", [("score", "{}", "--explain"), ("ask", "{}", "Why?")])
