@@ -21,6 +21,7 @@ from mint_iqa.records import Assessment, FailedAssessment, Failure
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
+    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 
 Batch: TypeAlias = Sequence[Item]
 Fitting: TypeAlias = Callable[[Image.Image], Image.Image]
@@ -41,13 +42,15 @@ def readers_for(batches: int) -> int:
     return 0 if batches <= FEW_BATCHES else os.cpu_count() or 1
 
 
-def score_batches(assessor: "Assessor", batches: Sequence[Batch], *, explain: bool, readers: int) -> Batches:
+def score_batches(
+    assessor: "Assessor | ClipAgiqaAssessor", batches: Sequence[Batch], *, explain: bool, readers: int
+) -> Batches:
     """The records of one batch after the other, each as soon as it is ready; never raises for a bad item.
 
     readers: processes that read pictures and fit them to the model, so that what crosses over is small and
     all of one size; they are at most `BATCHES_AHEAD` batches ahead. 0: the assessor reads them itself.
     """
-    if not readers:
+    if not readers or assessor.processor is None:
         for batch in batches:
             yield _score(assessor, batch, [item.problem or item.source for item in batch], explain)
         return
@@ -77,7 +80,7 @@ def _read_ahead(
 
 
 def _score(
-    assessor: "Assessor",
+    assessor: "Assessor | ClipAgiqaAssessor",
     batch: Batch,
     pictures: Sequence[ReadImage | str | Path | Failure],
     explain: bool,
@@ -93,7 +96,7 @@ def _score(
     ]
 
 
-def _failed(assessor: "Assessor", item: Item, failure: Failure) -> FailedAssessment:
+def _failed(assessor: "Assessor | ClipAgiqaAssessor", item: Item, failure: Failure) -> FailedAssessment:
     return FailedAssessment(
         image=item.image,
         prompt=item.prompt,

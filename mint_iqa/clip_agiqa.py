@@ -7,6 +7,7 @@ was made from is never read.
 
 Axes: B pictures or crops, n prompt_length, T text tokens, P class token and patches, Dt and Dv widths of the
 text and the vision tower, D width of the space they share. Parameters are named as in the published files.
+The backbone is any CLIP or, where there is none, a MINT-IQA with a sentence space (`clip_agiqa_towers`).
 """
 
 from collections.abc import Callable, Mapping
@@ -16,59 +17,44 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, normalize
+from torch.nn.functional import mse_loss
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPConfig, CLIPModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers import CLIPModel
 
 from mint_iqa import clip_agiqa_files as files
+from mint_iqa.clip_agiqa_crops import crops, resize
+from mint_iqa.clip_agiqa_towers import (
+    ALIGNED,
+    END,
+    GOOD,
+    STRICT,
+    Antonyms,
+    ClipTowers,
+    Towers,
+    towers_of,
+)
 from mint_iqa.errors import MintIQAError
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.vision import run_blocks
 
-# Of every CLIP. Not read from its config: older ones give eos_token_id 2, which is another token.
-START, END = 49406, 49407
 PUBLISHED_DEPTH = 12  # the published files hold prompts for 12 layers, whatever the backbone
-STRIDE = 64  # pixels between crops
-MAX_CROPS = 64  # all those of a picture of 672 x 672
+Task = Literal["perceptual", "alignment"]
 CROP_BATCH = 8  # crops in one forward; larger ones are no faster on a CPU
 
-Task = Literal["perceptual", "alignment"]
-_STRICT = ConfigDict(extra="forbid")
 
-
-@dataclass(frozen=True, config=_STRICT)
-class Antonyms:
-    """The two sentences that a score lies between: 1 at the first, 0 at the second.
-
-    ids: what CLIP's tokenizer gives for each, with start and end token. words: the same for the reader.
-    """
-
-    words: tuple[str, str]
-    ids: tuple[tuple[int, ...], tuple[int, ...]]
-
-    def __post_init__(self) -> None:
-        if not all(sentence[:1] == (START,) and END in sentence for sentence in self.ids):
-            raise ValueError(f"ids must begin with {START} and hold {END}")
-
-
-GOOD = Antonyms(("good photo.", "bad photo."), ((START, 886, 1125, 269, END), (START, 2103, 1125, 269, END)))
-ALIGNED = Antonyms(
-    ("aligned photo.", "misaligned photo."),
-    ((START, 29292, 1125, 269, END), (START, 866, 29292, 1125, 269, END)),
-)
-
-
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class ClipAgiqaConfig:
     """The defaults are the published model.
 
-    backbone: folder or hub id of the CLIP; a checkpoint names it and does not contain it.
+    backbone: folder or hub id of the CLIP, or a MINT-IQA; a checkpoint names it and does not contain it.
     prompt_length: vectors in every prompt.
     text_depth, vision_depth: how many layers, from the first on, have a prompt; 0: that tower has none.
     auxiliary: whether alignment is learned too, and guides the perceptual task.
     alignment_weight: of its loss.
+    short_side: pixels that a picture's short side is scaled to before it is cropped; None leaves it as it is.
     """
 
     model_type: Literal["clip_agiqa"] = "clip_agiqa"
@@ -79,6 +65,7 @@ class ClipAgiqaConfig:
     vision_depth: Annotated[int, Field(ge=0)] = PUBLISHED_DEPTH
     auxiliary: bool = True
     alignment_weight: Annotated[float, Field(ge=0)] = 0.1
+    short_side: Annotated[int, Field(ge=1)] | None = None
     perceptual: Antonyms = GOOD
     alignment: Antonyms = ALIGNED
 
@@ -93,9 +80,9 @@ class ClipAgiqaOutput(NamedTuple):
 class PromptLearner(nn.Module):
     """The prompts of one task; with `fused` also what joins the other task's visual prompts to its own."""
 
-    def __init__(self, config: ClipAgiqaConfig, clip: CLIPConfig, fused: bool) -> None:
+    def __init__(self, config: ClipAgiqaConfig, towers: Towers, fused: bool) -> None:
         super().__init__()
-        text, vision = clip.text_config.hidden_size, clip.vision_config.hidden_size
+        text, vision = towers.text_width, towers.vision_width
         length, fusions = config.prompt_length, config.vision_depth if fused else 0
         self.ctx = _vectors(length, text) if config.text_depth else None
         self.prompts_text = nn.ParameterList([_vectors(length, text) for _ in range(config.text_depth - 1)])
@@ -119,15 +106,15 @@ class PromptLearner(nn.Module):
 
 
 class ClipAgiqa(nn.Module):
-    """Takes over `clip` and freezes it: only prompts and fusion are trained and saved."""
+    """Takes over `backbone` and freezes it: only prompts and fusion are trained and saved."""
 
-    def __init__(self, clip: CLIPModel, config: ClipAgiqaConfig) -> None:
+    def __init__(self, backbone: CLIPModel | MintIQAModel, config: ClipAgiqaConfig) -> None:
         super().__init__()
-        _check_fits(config, clip.config)
-        self.config = config
-        self.clip = clip.requires_grad_(False).eval()
-        self.auxiliary = PromptLearner(config, clip.config, fused=False) if config.auxiliary else None
-        self.target = PromptLearner(config, clip.config, fused=config.auxiliary)
+        self.config, self.towers = config, towers_of(backbone)
+        _check_fits(config, self.towers)
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.auxiliary = PromptLearner(config, self.towers, fused=False) if config.auxiliary else None
+        self.target = PromptLearner(config, self.towers, fused=config.auxiliary)
         self._kept: dict[Task, tuple[Tensor, list[Tensor]]] = {}
         self.register_load_state_dict_post_hook(_forget)
 
@@ -136,15 +123,21 @@ class ClipAgiqa(nn.Module):
 
         Without `alignment` its pass through the vision tower is left out.
         """
-        embeddings = self.clip.vision_model.embeddings(pixel_values)  # [B, P, Dv]
-        perceptual = self._score("perceptual", embeddings)
-        wanted = alignment and self.auxiliary is not None
-        return ClipAgiqaOutput(perceptual, self._score("alignment", embeddings) if wanted else None)
+        embeddings = self.towers.embed_image(pixel_values)  # [B, P, Dv]
+        text_embeds, prompts = self._constants("perceptual")
+        image_embeds = self.encode_image(embeddings, prompts)
+        perceptual = self._first_of(text_embeds, image_embeds)
+        if not alignment or self.auxiliary is None:
+            return ClipAgiqaOutput(perceptual, None)
+        text_embeds, prompts = self._constants("alignment")
+        if prompts:  # without any, both tasks see the same
+            image_embeds = self.encode_image(embeddings, prompts)
+        return ClipAgiqaOutput(perceptual, self._first_of(text_embeds, image_embeds))
 
-    def _score(self, task: Task, embeddings: Tensor) -> Tensor:
-        text_embeds, visual_prompts = self._constants(task)
-        cosines = self.encode_image(embeddings, visual_prompts) @ text_embeds.T  # [B, 2]
-        return (self.clip.logit_scale.exp() * cosines).softmax(dim=-1)[:, :1]
+    def _first_of(self, text_embeds: Tensor, image_embeds: Tensor) -> Tensor:
+        # No matrix product: autocast would round the cosines before they are scaled up.
+        cosines = (image_embeds.unsqueeze(1) * text_embeds).sum(dim=-1)  # [B, 2]
+        return (self.towers.scale() * cosines).softmax(dim=-1)[:, :1]
 
     def encode_image(self, embeddings: Tensor, prompts: list[Tensor]) -> Tensor:
         """Embedded patches float[B, P, Dv] -> unit vectors float[B, D].
@@ -152,36 +145,36 @@ class ClipAgiqa(nn.Module):
         The first prompt follows the patches, without positions, and passes through `ln_pre` with them; each
         later one takes its place before its layer. After the last prompt, what has become of it goes on.
         """
-        vision, end = self.clip.vision_model, embeddings.shape[1]
+        towers, end = self.towers, embeddings.shape[1]
         hidden = torch.cat([embeddings, *(_repeat(p, embeddings) for p in prompts[:1])], dim=1)
-        hidden = vision.pre_layrnorm(hidden)  # [B, P + n, Dv]
-        for i, layer in enumerate(vision.encoder.layers):
+        hidden = towers.enter(hidden)  # [B, P + n, Dv]
+        tapped: list[Tensor] = []
+        for i, layer in enumerate(towers.vision_layers):
             if 0 < i < len(prompts):
                 hidden = torch.cat([hidden[:, :end], _repeat(prompts[i], hidden)], dim=1)
-            hidden = layer(hidden, None)
-        pooled = vision.post_layernorm(hidden[:, 0])
-        return normalize(self.clip.visual_projection(pooled).float(), dim=-1)
+            hidden, passed = run_blocks(hidden, [layer], i, towers.taps)
+            tapped += [output[:, :end] for output in passed]
+        return towers.project_image(tapped)
 
     def encode_text(self, ids: tuple[tuple[int, ...], ...], prompts: list[Tensor]) -> Tensor:
-        """Token ids of sentences -> unit vectors float[sentences, D], read at the end tokens.
+        """Token ids of sentences -> unit vectors float[sentences, D].
 
         The first prompt follows the start token and has positions as words have; each later one takes its
-        place before its layer, without. Attention looks back only: nothing after the end token is computed.
+        place before its layer, without. What follows the end token is not attended to.
         """
-        text, length = self.clip.text_model, len(prompts[0]) if prompts else 0
+        towers, length = self.towers, len(prompts[0]) if prompts else 0
         padded = pad_sequence([torch.tensor(sentence) for sentence in ids], batch_first=True)
-        tokens = text.embeddings.token_embedding(padded.to(self.clip.device))
+        padded = padded.to(self.backbone.device)
+        ends = (padded == towers.end).int().argmax(dim=1) + length
+        tokens = towers.embed_words(padded)
         context = [_repeat(p, tokens) for p in prompts[:1]]
-        hidden = text.embeddings(inputs_embeds=torch.cat([tokens[:, :1], *context, tokens[:, 1:]], dim=1))
-        mask = hidden.new_full((hidden.shape[1], hidden.shape[1]), -torch.inf).triu(1)[None, None]
-        for i, layer in enumerate(text.encoder.layers):
+        hidden = towers.place(torch.cat([tokens[:, :1], *context, tokens[:, 1:]], dim=1))
+        for i in range(len(towers.text_layers)):
             if 0 < i < len(prompts):
                 words = hidden[:, 1 + length :]
                 hidden = torch.cat([hidden[:, :1], _repeat(prompts[i], hidden), words], dim=1)
-            hidden = layer(hidden, mask)
-        ends = (padded == END).int().argmax(dim=1) + length
-        pooled = text.final_layer_norm(hidden[torch.arange(len(ids)), ends])
-        return normalize(self.clip.text_projection(pooled).float(), dim=-1)
+            hidden = towers.text_layer(i, hidden, ends)
+        return towers.project_text(hidden, ends)
 
     def _constants(self, task: Task) -> tuple[Tensor, list[Tensor]]:
         """text_embeds float[2, D] and visual prompts float[n, Dv]: the same for every picture.
@@ -204,9 +197,11 @@ class ClipAgiqa(nn.Module):
 
     @torch.inference_mode()
     def score(self, image: NDArray[np.uint8] | Tensor, alignment: bool = False) -> ClipAgiqaOutput:
-        """A picture of any size (see `crops`) -> means over its crops, float[1, 1] each."""
-        batches = crops(image, self.clip.config.vision_config.image_size).split(CROP_BATCH)
-        outputs = [self(batch.to(self.clip.device), alignment) for batch in batches]
+        """A picture of any size, as `crops` takes it -> means over its crops, float[1, 1] each."""
+        if self.config.short_side is not None and not isinstance(image, Tensor):
+            image = resize(image, self.config.short_side)
+        windows = crops(image, self.towers.image_size, mean=self.towers.mean, std=self.towers.std)
+        outputs = [self(batch.to(self.backbone.device), alignment) for batch in windows.split(CROP_BATCH)]
         perceptual = torch.cat([o.perceptual for o in outputs]).mean(dim=0, keepdim=True)
         aligned = [o.alignment for o in outputs if o.alignment is not None]
         return ClipAgiqaOutput(perceptual, torch.cat(aligned).mean(dim=0, keepdim=True) if aligned else None)
@@ -224,7 +219,7 @@ class ClipAgiqa(nn.Module):
 
     def train(self, mode: bool = True) -> "ClipAgiqa":
         super().train(mode)
-        self.clip.eval()  # frozen, so without dropout
+        self.backbone.eval()  # frozen, so without dropout
         self._kept.clear()
         return self
 
@@ -234,23 +229,27 @@ class ClipAgiqa(nn.Module):
 
     def learned(self) -> dict[str, Tensor]:
         """What is trained and saved: the state dict without the backbone."""
-        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("clip.")}
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("backbone.")}
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config.json and model.safetensors; MintIQAError where that is not possible."""
         files.write_checkpoint(folder, self.config, self.learned())
 
     @classmethod
-    def from_pretrained(cls, folder: Path, clip: CLIPModel | None = None) -> "ClipAgiqa":
-        """What `save_pretrained` wrote, in eval mode, on `clip` or else on the backbone that it names.
+    def from_pretrained(cls, folder: Path, backbone: CLIPModel | MintIQAModel | None = None) -> "ClipAgiqa":
+        """What `save_pretrained` wrote, in eval mode, on `backbone` or else on the one that it names.
 
         MintIQAError if config, weights or backbone are missing, damaged or do not fit each other.
         """
         config = files.read_config(ClipAgiqaConfig, folder / "config.json")
-        model = cls(files.load_backbone(config.backbone) if clip is None else clip, config)
-        state = files.read_weights(folder / "model.safetensors", model.learned())
-        model.load_state_dict(state, strict=False)  # names are checked; what is missing is the backbone
+        model = cls(files.load_backbone(config.backbone) if backbone is None else backbone, config)
+        model.load_learned(folder / "model.safetensors")
         return model.eval()
+
+    def load_learned(self, path: Path) -> None:
+        """Take over prompts and fusion from a file; MintIQAError if it does not hold exactly these."""
+        state = files.read_weights(path, self.learned())
+        self.load_state_dict(state, strict=False)  # names are checked; what is missing is the backbone
 
     @classmethod
     def from_published(
@@ -284,7 +283,7 @@ def convert_published(auxiliary: Path, target: Path, output: Path, backbone: str
     and for a file that is no state dict or a folder that can't be written.
     """
     states = files.read_published(auxiliary), files.read_published(target)
-    ClipAgiqa.from_published(files.load_backbone(backbone), *states).save_pretrained(output)
+    ClipAgiqa.from_published(files.load_clip(backbone), *states).save_pretrained(output)
 
 
 def _published_words(
@@ -293,7 +292,7 @@ def _published_words(
     """What a published state dict's score lies between; MintIQAError unless it is a whole one for `clip`."""
     text = clip.config.text_config
     with torch.device("meta"):
-        learner = PromptLearner(ClipAgiqaConfig(prompt_length=length), clip.config, fused=usual is GOOD)
+        learner = PromptLearner(ClipAgiqaConfig(prompt_length=length), ClipTowers(clip), fused=usual is GOOD)
         prefix = torch.empty(2, 1, text.hidden_size)
         suffix = torch.empty(2, text.max_position_embeddings - 1 - length, text.hidden_size)
     files.check_names(label, state, learner.state_dict() | {"token_prefix": prefix, "token_suffix": suffix})
@@ -302,41 +301,6 @@ def _published_words(
         return usual
     named = [f"tokens {', '.join(map(str, ids[1:-1]))}" for ids in (first, second)]
     return Antonyms((named[0], named[1]), (first, second))
-
-
-def crops(image: NDArray[np.uint8] | Tensor, size: int = 224, limit: int = MAX_CROPS) -> Tensor:
-    """RGB uint8[H, W, 3], or float[3, H, W] normalised already -> float[N, 3, size, size], normalised.
-
-    Windows every 64 pixels from the upper left corner on, row by row, nothing resized. Where these are more
-    than `limit`, fewer rows and columns of them, spread evenly over the same area. MintIQAError for an image
-    smaller than a window.
-    """
-    pixels = image if isinstance(image, Tensor) else _normalized(image)
-    height, width = pixels.shape[1:]
-    if min(height, width) < size:
-        raise MintIQAError(
-            "image_too_small",
-            f"The image has {width} x {height} pixels: give one of at least {size} pixels a side.",
-        )
-    rows, columns = (height - size) // STRIDE + 1, (width - size) // STRIDE + 1
-    kept_rows = min(rows, max(1, int((limit * rows / columns) ** 0.5)))
-    kept_columns = min(columns, max(1, limit // kept_rows))
-    kept_rows = min(rows, max(1, limit // kept_columns))
-    tops, lefts = _starts(rows, kept_rows), _starts(columns, kept_columns)
-    return torch.stack([pixels[:, y : y + size, x : x + size] for y in tops for x in lefts])
-
-
-def _starts(count: int, kept: int) -> list[int]:
-    """Pixel offsets of `kept` windows, evenly over those of `count` windows every STRIDE pixels."""
-    last = (count - 1) * STRIDE
-    return [round(last * i / (kept - 1)) for i in range(kept)] if kept > 1 else [last // 2]
-
-
-def _normalized(image: NDArray[np.uint8]) -> Tensor:
-    if image.dtype != np.uint8:
-        raise ValueError(f"an array is taken for 0..255: give uint8, not {image.dtype}")
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    return (torch.tensor(image).permute(2, 0, 1).float() / 255 - mean) / std
 
 
 def _vectors(length: int, width: int) -> nn.Parameter:
@@ -352,15 +316,21 @@ def _forget(model: ClipAgiqa, _: Any) -> None:
     model._kept.clear()
 
 
-def _check_fits(config: ClipAgiqaConfig, clip: CLIPConfig) -> None:
-    text, longest = clip.text_config, max(map(len, config.perceptual.ids + config.alignment.ids))
+def _check_fits(config: ClipAgiqaConfig, towers: Towers) -> None:
+    sentences = config.perceptual.ids + config.alignment.ids
+    if not all(ids[:1] == (towers.start,) and towers.end in ids for ids in sentences):
+        raise MintIQAError(
+            "bad_config",
+            f"The token ids of its sentences must begin with {towers.start} and hold {towers.end} for this "
+            "backbone: take those of its tokenizer.",
+        )
     limits = {
-        "text_depth": (config.text_depth, text.num_hidden_layers),
-        "vision_depth": (config.vision_depth, clip.vision_config.num_hidden_layers),
-        "prompt_length": (config.prompt_length, text.max_position_embeddings - longest),
+        "text_depth": (config.text_depth, len(towers.text_layers)),
+        "vision_depth": (config.vision_depth, len(towers.vision_layers)),
+        "prompt_length": (config.prompt_length, towers.positions - max(map(len, sentences))),
     }
     for name, (value, most) in limits.items():
         if value > most:
             raise MintIQAError(
-                "bad_config", f"{name} is {value}, and this CLIP allows {most} at most: lower it."
+                "bad_config", f"{name} is {value}, and this backbone allows {most} at most: lower it."
             )

@@ -1,5 +1,6 @@
 """Files of CLIP-AGIQA: its own checkpoints, the published pair, the backbone; what does not fit is named."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +13,10 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from mint_iqa import checkpoint
+from mint_iqa.assessor import PRESETS
+from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
+from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import quiet_transformers
 
 # Two embeddings of one token lie this close together: float16 moves one by 1e-4, other tokens are .1 away.
@@ -103,7 +107,23 @@ def read_token_ids(label: str, state: Mapping[str, Tensor], table: Tensor, end: 
     return [tuple(part.tolist()) for part in ids.split(stops.tolist())]
 
 
-def load_backbone(source: str) -> CLIPModel:
+def load_backbone(source: str) -> CLIPModel | MintIQAModel:
+    """The MINT-IQA that is called nano or lies in a folder, else a CLIP as `load_clip` does; float32."""
+    for folder in (PRESETS / source, Path(source)):
+        if _model_type(folder / "config.json") == MintIQAConfig.model_type:
+            return MintIQAModel.from_pretrained(folder, dtype=torch.float32)
+    return load_clip(source)
+
+
+def _model_type(path: Path) -> str | None:
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def load_clip(source: str) -> CLIPModel:
     """The CLIPModel in a folder or on the hub, float32; MintIQAError if that is no whole CLIP."""
     if Path(source).is_dir():
         _check_backbone(Path(source))

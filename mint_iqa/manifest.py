@@ -12,6 +12,7 @@ from mint_iqa.records import Answer, FailedAnswer, Failure
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
+    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 
 
 # Characters. Python's own limit of 131,072 would make the whole file unreadable for one long prompt.
@@ -62,7 +63,9 @@ def read_manifest(path: Path, required: Sequence[str] = ("image",)) -> list[Item
     return [_item(path, columns, number, row, required) for number, row in enumerate(rows[1:], 1)]
 
 
-def answers(assessor: "Assessor", items: Sequence[Item]) -> Iterator[Answer | FailedAnswer]:
+def answers(
+    assessor: "Assessor | ClipAgiqaAssessor", items: Sequence[Item]
+) -> Iterator[Answer | FailedAnswer]:
     """One record per item, in order, each as soon as it is ready; never raises for a bad item."""
     for item in items:
         try:

@@ -21,7 +21,8 @@ from pydantic import (
 from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import FaultName, Level, level_of
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
+CLIP_AGIQA = "clip-agiqa="  # in front of the name of a model that is one
 
 
 def _library_version() -> str:
@@ -69,7 +70,10 @@ class Scores(_Model):
     quality: Score = Field(
         description="How well the image is made: sharpness, noise, light, composition; 0..100."
     )
-    authenticity: Score = Field(description="How much it looks like a real photograph or artwork; 0..100.")
+    authenticity: Score | None = Field(
+        description="How much it looks like a real photograph or artwork; 0..100, null where the model does "
+        "not rate it."
+    )
     correspondence: Score | None = Field(
         description="How well it shows its prompt; 0..100, null without a prompt."
     )
@@ -79,7 +83,7 @@ class Levels(_Model):
     """The word for each score, from bad to excellent in equal steps of 20 points."""
 
     quality: Level
-    authenticity: Level
+    authenticity: Level | None = Field(description="null where the model does not rate it.")
     correspondence: Level | None = Field(description="null without a prompt.")
 
     @classmethod
@@ -110,7 +114,7 @@ class Explanation(_Model):
 class ModelInfo(_Model):
     """Which weights gave the result."""
 
-    name: Text = Field(description="Preset, folder or hub id.")
+    name: Text = Field(description="Preset, folder or hub id; clip-agiqa= and a folder for a CLIP-AGIQA.")
     revision: Text = Field(description="Identifies the exact weights.")
 
 
@@ -127,7 +131,7 @@ class Failure(_Model):
 
 
 class _Record(_Model):
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     image: Text = Field(description="The image as the user named it.")
     image_sha256: str | None = Field(
         default=None,
@@ -161,7 +165,12 @@ class Assessment(_Record):
 
     scores: Scores
     levels: Levels
-    faults: tuple[Fault, ...] = Field(default=(), description="Visible faults.")
+    blind: bool = Field(
+        default=False,
+        exclude_if=lambda value: not value,
+        description="true where correspondence was scored without reading the prompt; absent otherwise.",
+    )
+    faults: tuple[Fault, ...] = Field(default=(), description="Visible faults; a CLIP-AGIQA looks for none.")
     warnings: tuple[Text, ...] = Field(
         default=(), description="What was done to the image before scoring it."
     )

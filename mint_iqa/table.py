@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mint_iqa.records import Assessment, Explanation
+from mint_iqa.records import CLIP_AGIQA, Assessment, Explanation
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, Level
 
 LEVEL_COLOURS = dict(zip(LEVELS, ("red", "dark_orange", "yellow", "green", "bright_green"), strict=True))
@@ -42,9 +42,11 @@ def _rows(assessment: Assessment) -> Table:
     rows.add_column(ratio=1)
     for name in DIMENSIONS:
         level = getattr(assessment.levels, name)
-        rows.add_row(name, _gauge(getattr(assessment.scores, name), level))
+        absent = "no prompt given" if name == "correspondence" and not assessment.prompt else "not rated"
+        rows.add_row(name, _gauge(getattr(assessment.scores, name), level, absent))
     faults = ", ".join(f"{fault.name} {fault.severity:.2f}" for fault in assessment.faults)
-    rows.add_row("faults", Text(faults or "none found", style="" if faults else "dim"))
+    none = "not looked for" if assessment.model.name.startswith(CLIP_AGIQA) else "none found"
+    rows.add_row("faults", Text(faults or none, style="" if faults else "dim"))
     for warning in assessment.warnings:
         rows.add_row("note", Text(plain(warning)))
     if assessment.prompt is not None:
@@ -52,9 +54,9 @@ def _rows(assessment: Assessment) -> Table:
     return rows
 
 
-def _gauge(score: float | None, level: Level | None) -> Text:
+def _gauge(score: float | None, level: Level | None, absent: str) -> Text:
     if score is None or level is None:
-        return Text("     -  no prompt given", style="dim")
+        return Text(f"     -  {absent}", style="dim")
     filled = round(score / 100 * BAR_WIDTH)
     colour = LEVEL_COLOURS[level]
     return Text.assemble(

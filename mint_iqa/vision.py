@@ -81,6 +81,10 @@ class VisionTower(nn.Module):
         """Blocks begin.. on what `trunk` gave: outputs of the remaining taps."""
         return run_blocks(hidden, self.blocks()[begin:], begin, self.taps)[1]
 
+    def read(self, tapped: list[Tensor]) -> Tensor:
+        """Outputs of all taps -> image_embeds float[B, P, Dv]."""
+        return self.readout(tapped, _stem_blocks_norm(self.backbone)[2])
+
     def shared(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What `VisionBranch` starts from: the trunk's state at `branch_at`, or the picture if that is 0."""
         return self.trunk(pixel_values, self.branch_at) if self.branch_at else (pixel_values, [])
@@ -90,12 +94,11 @@ class VisionTower(nn.Module):
 
         statistics float[B, PIXEL_STATISTICS + 3 * taps * D]: of the pixels, then `TapReadout.statistics`.
         """
-        _, _, norm = _stem_blocks_norm(self.backbone)
         shared = self.shared(pixel_values)
         hidden, tapped = shared if self.branch_at else self.trunk(pixel_values, 0)
         everything = [*tapped, *self.rest(hidden, self.branch_at)]
         statistics = torch.cat([pixel_statistics(pixel_values), self.readout.statistics(everything)], dim=-1)
-        return self.readout(everything, norm), statistics, shared
+        return self.read(everything), statistics, shared
 
 
 class VisionBranch(nn.Module):

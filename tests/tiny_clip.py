@@ -1,10 +1,14 @@
 """A CLIP small enough to build in a test, and published CLIP-AGIQA files for it."""
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from mint_iqa.clip_agiqa import ALIGNED, GOOD, Antonyms, ClipAgiqaConfig, PromptLearner
+from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, PromptLearner
+from mint_iqa.clip_agiqa_towers import ALIGNED, GOOD, Antonyms, ClipTowers
 
 VOCABULARY = 49408  # CLIP's own: the class words are fixed token ids
 
@@ -25,6 +29,19 @@ def clip(layers: int = 3, seed: int = 0, patch_size: int = 16) -> CLIPModel:
     return model.eval()
 
 
+def save(folder: Path, seed: int = 0, **settings: Any) -> Path:
+    """A whole CLIP-AGIQA with random prompts, and the CLIP that it names."""
+    backbone = clip(seed=seed)
+    backbone.save_pretrained(folder / "clip")
+    config = ClipAgiqaConfig(backbone=str(folder / "clip"), text_depth=2, vision_depth=2, **settings)
+    model = ClipAgiqa(backbone, config)
+    with torch.no_grad():
+        for tensor in model.learned().values():
+            tensor.add_(torch.randn(tensor.shape) * 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
 def published(
     model: CLIPModel, seed: int = 0, perceptual: Antonyms = GOOD
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -34,7 +51,7 @@ def published(
 
 
 def _file(model: CLIPModel, words: Antonyms, fused: bool, generator: torch.Generator) -> dict[str, Tensor]:
-    learner = PromptLearner(ClipAgiqaConfig(), model.config, fused)
+    learner = PromptLearner(ClipAgiqaConfig(), ClipTowers(model), fused)
     state = {
         name: torch.randn(tensor.shape, generator=generator) * 0.3
         for name, tensor in learner.state_dict().items()

@@ -17,6 +17,7 @@ from mint_iqa.cli.options import (
     check_output,
     given,
     load,
+    reasons,
 )
 from mint_iqa.cli.output import export
 from mint_iqa.errors import MintIQAError
@@ -44,6 +45,7 @@ def ask(
     """
     check_choice([image] if image is not None else [], manifest, prompt)
     check_output(output, [image or ""], manifest)
+    reasons(model, wanted=True)
     if manifest:
         items = read_manifest(manifest, required=("image", "question"))
         return export(

@@ -9,16 +9,18 @@ import typer
 
 from mint_iqa.cli.output import unwritable
 from mint_iqa.errors import MintIQAError
+from mint_iqa.records import CLIP_AGIQA
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
+    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 
 Prompt = Annotated[str | None, typer.Option(help="The text the images were made from.")]
 Manifest = Annotated[Path | None, typer.Option(help="CSV file of items; images relative to its folder.")]
 Output = Annotated[
     Path | None, typer.Option(help="File to write to; a table stays on the screen, and the file gets JSON.")
 ]
-Model = Annotated[str, typer.Option(help="Preset (nano), folder, or hub id.")]
+Model = Annotated[str, typer.Option(help="Preset (nano), folder, hub id, or clip-agiqa=FOLDER.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen by itself if left out.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; chosen if left out.")]
 
@@ -36,12 +38,29 @@ def load(
     dtype: str | None,
     quantization: str | None = None,
     device_map: str | None = None,
-) -> "Assessor":
-    from mint_iqa.assessor import Assessor  # here, so that --help and schema need not wait for torch
+) -> "Assessor | ClipAgiqaAssessor":
+    # Imported here, so that --help and schema need not wait for torch.
+    if model.startswith(CLIP_AGIQA):
+        from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
+
+        return ClipAgiqaAssessor.from_pretrained(model, device=device, dtype=dtype)
+    from mint_iqa.assessor import Assessor
 
     return Assessor.from_pretrained(
         model, device=device, dtype=dtype, quantization=quantization, device_map=device_map
     )
+
+
+def reasons(model: str, wanted: bool | None, usual: bool = True) -> bool:
+    """Whether to explain: as `wanted`, else as `usual`. MintIQAError if a model that can't is told to."""
+    if not model.startswith(CLIP_AGIQA):
+        return usual if wanted is None else wanted
+    if wanted:
+        raise MintIQAError(
+            "no_explanation",
+            "CLIP-AGIQA scores a picture and can't explain: leave out --explain, or ask another --model.",
+        )
+    return False
 
 
 def given(prompt: str | None) -> str | None:

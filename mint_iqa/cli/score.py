@@ -23,6 +23,7 @@ from mint_iqa.cli.options import (
     check_output,
     given,
     load,
+    reasons,
 )
 from mint_iqa.cli.output import Format, export
 from mint_iqa.columns import need_pyarrow
@@ -30,10 +31,11 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.folders import find_items, is_list
 from mint_iqa.manifest import read_manifest
 from mint_iqa.ray_batches import Loading, score_batches_on_ray
-from mint_iqa.records import ModelInfo
+from mint_iqa.records import CLIP_AGIQA, ModelInfo
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
+    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 
 KEPT: tuple[Format, ...] = ("jsonl", "csv", "parquet")  # in a file these survive the end of the run
 
@@ -85,7 +87,7 @@ def score(
     format = format or _usual_format(output, listed)
     _check_format(format, output, resume)
     items = read_manifest(manifest) if manifest else find_items(images or (), given(prompt))
-    explain = not listed if explain is None else explain
+    explain = reasons(model, explain, usual=not listed)
 
     info, score_all = (
         _on_ray(Loading(model, device, dtype, quantization, device_map), explain, workers)
@@ -110,7 +112,9 @@ def score(
         export(watching.watch(records), None if single else len(items), format, output)
 
 
-def _here(assessor: "Assessor", explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
+def _here(
+    assessor: "Assessor | ClipAgiqaAssessor", explain: bool, workers: int | None
+) -> tuple[ModelInfo, Engine]:
     def score_all(batches: Sequence[Batch]) -> Batches:
         readers = readers_for(len(batches)) if workers is None else workers
         return score_batches(assessor, batches, explain=explain, readers=readers)
@@ -120,6 +124,9 @@ def _here(assessor: "Assessor", explain: bool, workers: int | None) -> tuple[Mod
 
 def _on_ray(loading: Loading, explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
     from mint_iqa.assessor import info_of
+
+    if loading.model.startswith(CLIP_AGIQA):
+        raise MintIQAError("bad_argument", "--engine ray does not take CLIP-AGIQA: leave it out.")
 
     def score_all(batches: Sequence[Batch]) -> Batches:
         return score_batches_on_ray(batches, loading=loading, explain=explain, workers=workers)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mint_iqa.records import Assessment, Levels, ModelInfo, Scores
+from tests import tiny_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +29,7 @@ def folder(tmp_path):
         Image.open(ROOT / "examples" / "coffee.jpg").save(tmp_path / name)
     (tmp_path / "pictures" / "below").mkdir(parents=True)
     Image.open(ROOT / "examples" / "rocket.jpg").save(tmp_path / "pictures" / "below" / "rocket.png")
+    tiny_clip.save(tmp_path / "converted")
     (tmp_path / "pictures.csv").write_text("image,prompt\npicture.png,a cup of coffee\n")
     scores = Scores(quality=70, authenticity=60, correspondence=None)
     model = ModelInfo(name="nano", revision="1")

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import layer_norm, linear
 
-from mint_iqa.clip_agiqa import ALIGNED, GOOD, ClipAgiqa
+from mint_iqa.clip_agiqa import ClipAgiqa
+from mint_iqa.clip_agiqa_towers import ALIGNED, GOOD
 from tests import tiny_clip
 from tests.golden.clip_agiqa.make_inputs import make_inputs
 

@@ -12,18 +12,9 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from mint_iqa import cli
-from mint_iqa.clip_agiqa import (
-    ALIGNED,
-    END,
-    GOOD,
-    MAX_CROPS,
-    START,
-    Antonyms,
-    ClipAgiqa,
-    ClipAgiqaConfig,
-    convert_published,
-    crops,
-)
+from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, convert_published
+from mint_iqa.clip_agiqa_crops import MAX_CROPS, crops
+from mint_iqa.clip_agiqa_towers import ALIGNED, END, GOOD, START, Antonyms
 from mint_iqa.errors import MintIQAError
 from tests import tiny_clip
 
@@ -82,7 +73,7 @@ def same(prompt, hidden):
 
 @torch.no_grad()
 def test_visual_prompts_enter_before_ln_pre_after_the_patches_and_without_positions(model):
-    vision = model.clip.vision_model
+    vision = model.backbone.vision_model
     with Watch(vision.pre_layrnorm) as norm, Watch(vision.encoder.layers[0]) as first:
         model(pictures(), alignment=False)
     (entering,) = norm.inputs
@@ -95,7 +86,7 @@ def test_visual_prompts_enter_before_ln_pre_after_the_patches_and_without_positi
 @torch.no_grad()
 def test_visual_prompts_are_replaced_before_every_later_layer_that_has_one(model):
     prompts = model.target.visual_prompts(model.auxiliary)
-    with Watch(*model.clip.vision_model.encoder.layers) as layers:
+    with Watch(*model.backbone.vision_model.encoder.layers) as layers:
         model(pictures(), alignment=False)
     for i in (1, 2):
         assert torch.equal(layers.inputs[i][:, : 1 + PATCHES], layers.outputs[i - 1][:, : 1 + PATCHES])
@@ -105,7 +96,7 @@ def test_visual_prompts_are_replaced_before_every_later_layer_that_has_one(model
 
 @torch.no_grad()
 def test_the_text_context_follows_the_start_token_and_has_positions_as_words_have(model):
-    text = model.clip.text_model
+    text = model.backbone.text_model
     embed, positions = text.embeddings.token_embedding.weight, text.embeddings.position_embedding.weight
     with Watch(text.encoder.layers[0]) as first:
         model.encode_text(ALIGNED.ids, model.auxiliary.text_prompts())
@@ -119,7 +110,7 @@ def test_the_text_context_follows_the_start_token_and_has_positions_as_words_hav
 @torch.no_grad()
 def test_the_text_context_is_replaced_without_positions_before_every_later_layer_that_has_one(model):
     learner = model.target
-    with Watch(*model.clip.text_model.encoder.layers) as layers:
+    with Watch(*model.backbone.text_model.encoder.layers) as layers:
         model.encode_text(GOOD.ids, learner.text_prompts())
     for i in (1, 2):
         assert same(learner.prompts_text[i - 1], layers.inputs[i][:, 1 : 1 + N])
@@ -140,7 +131,7 @@ def test_each_target_prompt_is_a_linear_layer_of_its_own_and_the_auxiliarys(mode
 
 @torch.no_grad()
 def test_the_alignment_pass_sees_the_auxiliarys_own_prompts(model):
-    with Watch(model.clip.vision_model.pre_layrnorm) as norm:
+    with Watch(model.backbone.vision_model.pre_layrnorm) as norm:
         model(pictures())
     assert len(norm.inputs) == 2
     assert same(model.auxiliary.prompts_vis[0], norm.inputs[1][:, 1 + PATCHES :])
@@ -154,8 +145,8 @@ def test_without_any_prompt_it_is_clip_itself_choosing_between_two_sentences():
     model = build(text_depth=0, vision_depth=0, auxiliary=False)
     assert model.learned() == {}
     padded = [ids + (0,) * (77 - len(ids)) for ids in GOOD.ids]
-    model.clip.text_model.eos_token_id = END
-    logits = model.clip(input_ids=torch.tensor(padded), pixel_values=pictures()).logits_per_image
+    model.backbone.text_model.eos_token_id = END
+    logits = model.backbone(input_ids=torch.tensor(padded), pixel_values=pictures()).logits_per_image
     output = model(pictures())
     assert output.alignment is None
     torch.testing.assert_close(output.perceptual, logits.softmax(dim=-1)[:, :1], atol=1e-6, rtol=0)
@@ -168,7 +159,7 @@ def test_every_ablation_learns_with_all_of_its_parameters(text_depth, vision_dep
     output = model(pictures())
     model.loss(output, torch.tensor([4.0, 1.0]), torch.tensor([1.0, 2.0])).backward()
     assert (output.alignment is None) == (not auxiliary)
-    learned = {name: p for name, p in model.named_parameters() if not name.startswith("clip.")}
+    learned = {name: p for name, p in model.named_parameters() if not name.startswith("backbone.")}
     assert learned.keys() == model.learned().keys() != set()
     assert [name for name, p in learned.items() if p.grad is None or not p.grad.any()] == []
     has = {part: any(part in name for name in learned) for part in ("ctx", "prompts_vis", "proj")}
@@ -210,7 +201,7 @@ def test_a_step_changes_every_prompt_and_fusion_and_nothing_of_the_backbone():
     optimizer.step()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == model.learned().keys()
-    assert not any(module.training for module in model.clip.modules())
+    assert not any(module.training for module in model.backbone.modules())
 
 
 def test_learning_brings_scores_to_the_mean_opinions():
@@ -232,7 +223,7 @@ def test_learning_brings_scores_to_the_mean_opinions():
 @torch.no_grad()
 def test_sentences_are_encoded_once_for_all_pictures():
     model = build()
-    with Watch(model.clip.text_model.final_layer_norm) as text:
+    with Watch(model.backbone.text_model.final_layer_norm) as text:
         first = model(pictures())
         for seed in range(3):
             model(pictures(seed=seed))
@@ -243,7 +234,7 @@ def test_sentences_are_encoded_once_for_all_pictures():
 @torch.no_grad()
 def test_alignment_costs_nothing_unless_asked_for():
     model = build()
-    vision, text = model.clip.vision_model.post_layernorm, model.clip.text_model.final_layer_norm
+    vision, text = model.backbone.vision_model.post_layernorm, model.backbone.text_model.final_layer_norm
     with Watch(vision) as passes, Watch(text) as sentences:
         output = model(pictures(), alignment=False)
     assert output.alignment is None
@@ -278,7 +269,7 @@ def test_changed_weights_are_not_answered_from_what_was_kept(change):
     before = model(pictures())
     CHANGES[change](model)
     after = model(pictures())
-    fresh = ClipAgiqa(model.clip, model.config).eval()
+    fresh = ClipAgiqa(model.backbone, model.config).eval()
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(after.perceptual, fresh(pictures()).perceptual)
     assert not torch.allclose(before.perceptual, after.perceptual, atol=1e-4)
@@ -288,7 +279,7 @@ def test_changed_weights_are_not_answered_from_what_was_kept(change):
 def test_a_half_precision_backbone_runs_under_full_precision_prompts():
     model = build()
     expected = model(pictures())
-    model.clip.bfloat16()
+    model.backbone.bfloat16()
     half = model.eval()(pictures())
     torch.testing.assert_close(half.perceptual.float(), expected.perceptual, atol=0.05, rtol=0)
 
@@ -297,8 +288,8 @@ def test_a_half_precision_backbone_runs_under_full_precision_prompts():
 def test_eager_attention_sees_as_little_of_later_tokens_as_the_default_one():
     model = build()
     expected = model(pictures())
-    model.clip.set_attn_implementation("eager")
-    assert model.clip.config.text_config._attn_implementation == "eager"
+    model.backbone.set_attn_implementation("eager")
+    assert model.backbone.config.text_config._attn_implementation == "eager"
     torch.testing.assert_close(model.eval()(pictures()), expected, atol=1e-6, rtol=0)
 
 
@@ -416,7 +407,7 @@ def test_a_checkpoint_names_its_backbone_and_holds_only_what_was_learned(saved, 
     loaded = ClipAgiqa.from_pretrained(saved)
     assert load_file(saved / "model.safetensors").keys() == model.learned().keys()
     assert loaded.config == model.config
-    assert not loaded.training and not any(p.requires_grad for p in loaded.clip.parameters())
+    assert not loaded.training and not any(p.requires_grad for p in loaded.backbone.parameters())
     torch.testing.assert_close(loaded(pictures()), model(pictures()), atol=1e-6, rtol=0)
 
 
@@ -445,8 +436,8 @@ def change_config(saved, **changes):
     ("changes", "named"),
     [
         ({"text_depth": -1}, "text_depth"),
-        ({"vision_depth": 5}, "vision_depth is 5, and this CLIP allows 4"),
-        ({"prompt_length": 73}, "prompt_length is 73, and this CLIP allows 71"),
+        ({"vision_depth": 5}, "vision_depth is 5, and this backbone allows 4"),
+        ({"prompt_length": 73}, "prompt_length is 73, and this backbone allows 71"),
         ({"depth": 3}, "depth"),
         ({"model_type": "mint_iqa"}, "model_type"),
         ({"perceptual": {"words": ["good", "bad"], "ids": [[START, 5, END], [START, 6]]}}, "49407"),

@@ -8,6 +8,7 @@ import pytest
 from instruct_data.build import Build
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
+from train.clip_agiqa import ClipAgiqaRecipe
 from train.finetune import Finetune
 from train.settings import Optimisation, Stage1, Stage2
 
@@ -32,7 +33,7 @@ def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     text = (CONFIGS / name).read_text(encoding="utf-8")
     commands = {
         Stage1: "train.stage1", Stage2: "train.stage2", Finetune: "train.finetune",
-        Build: "instruct_data build",
+        Build: "instruct_data build", ClipAgiqaRecipe: "train.clip_agiqa",
     }  # fmt: skip
     (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
@@ -58,7 +59,8 @@ def test_each_recipe_starts_where_the_one_before_it_ends() -> None:
 
 def test_every_setting_is_read_by_some_recipe() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (CONFIGS.parent / "train").glob("*.py"))
-    unread = [name for kind in (Stage1, Stage2) for name in asdict(kind()) if f"recipe.{name}" not in code]
+    kinds = (Stage1, Stage2, ClipAgiqaRecipe)
+    unread = [name for kind in kinds for name in asdict(kind()) if f"recipe.{name}" not in code]
     assert unread == []
 
 
