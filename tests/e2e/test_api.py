@@ -383,7 +383,8 @@ def test_the_docs_name_the_limits_and_options_of_the_code():
     from ui.session import MAX_PROMPT_CHARACTERS
 
     limits = [
-        f"at most {MAX_QUESTION_CHARACTERS} characters. Of earlier questions and answers the last {MAX_HISTORY}",
+        f"at most {MAX_QUESTION_CHARACTERS} characters.",
+        f"Of earlier questions and answers the last {MAX_HISTORY}\n",
         f"at most {MAX_PROMPT_CHARACTERS} characters",
         f"at most {MAX_NEW_TOKENS} tokens",
         f"the last {KEPT_PICTURES} are kept",
