@@ -9,7 +9,6 @@ if they name the same faults and use the same level words in the same order.
 """
 
 import argparse
-import copy
 import re
 import statistics
 import time
@@ -22,7 +21,6 @@ from PIL import Image
 from instruct_data.faults import apply_fault
 from mint_iqa.assessor import Assessor
 from mint_iqa.images import read_image
-from mint_iqa.int8 import to_int8
 from mint_iqa.language import LanguageModel
 from mint_iqa.records import Assessment
 from mint_iqa.vocabulary import FAULTS, LEVELS, QUESTIONS, FaultName, named_faults
@@ -117,7 +115,8 @@ def main() -> None:
     torch.set_num_threads(1)
     assessor = Assessor.from_pretrained("nano", device="cpu")
     plain = assessor.language_model()
-    small = LanguageModel(to_int8(copy.deepcopy(plain.model)), plain.tokenizer)
+    small = LanguageModel(plain.model, plain.tokenizer)
+    small.step_in_int8()
     speed(plain, small)
     agreement(assessor, plain, small, options.levels)
 

@@ -1,26 +1,48 @@
-"""The LLM's linear layers in 8 bits, for decoding on a CPU."""
+"""Linear layers in 8 bits, for an LLM that writes on a CPU."""
 
+import copy
 import warnings
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mint_iqa.errors import MintIQAError
 
+# Without VNNI the kernel adds pairs of products in 16 bits, which 8-bit activations would overflow.
+SEVEN_BITS = not torch.cpu._is_vnni_supported()
 
-def to_int8(model: nn.Module) -> nn.Module:
-    """`model` with every nn.Linear in int8, changed in place: for answers only, it can't be trained or saved.
 
-    Weights have a scale for each output channel; activations get one for each call, over the whole batch, so
-    an answer may differ in a word from the one that is written without its neighbours. Embeddings stay as
-    they are. LoRA has to be merged before. Raises MintIQAError for a model that is not on the CPU in float32.
+class Int8Linear(nn.Module):
+    """A linear layer whose weights have 8 bits and a scale for each output; it can't be trained or saved.
+
+    Activations get one scale for each call: rows of one batch influence each other a little.
     """
-    if any(p.device.type != "cpu" or p.dtype.itemsize != 4 for p in model.parameters()):
-        raise MintIQAError(
-            "bad_argument", "Dynamic int8 is for a CPU and float32: leave out the other options."
-        )
-    with warnings.catch_warnings():
-        # torch.ao is to give way to torchao, whose int8 layers need a C++ compiler to be fast on a CPU.
-        warnings.simplefilter("ignore")
-        from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-        return quantize_dynamic(model, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scales = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
+        zeros = torch.zeros(len(scales), dtype=torch.long)  # floats would choose another kind of tensor
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torchao is to follow; on a CPU it needs a compiler
+            quantised = torch.quantize_per_channel(weight, scales, zeros, axis=0, dtype=torch.qint8)
+        self.packed = torch.ops.quantized.linear_prepack(quantised, linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float[..., in] -> float[..., out]"""
+        return torch.ops.quantized.linear_dynamic(x, self.packed, SEVEN_BITS)
+
+
+def in_int8(model: nn.Module) -> nn.Module:
+    """`model` with an Int8Linear for every nn.Linear; it shares all other weights with `model`.
+
+    Raises MintIQAError unless the model is on the CPU in float32, with LoRA merged.
+    """
+    if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
+        raise MintIQAError("bad_argument", "int8 steps are for a CPU and float32: leave out other options.")
+    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    shared: dict[int, object] = {id(tensor): tensor for tensor in model.parameters()}
+    small = copy.deepcopy(model, shared)
+    for name in linear:
+        small.set_submodule(name, Int8Linear(model.get_submodule(name)))  # type: ignore[arg-type]
+    return small

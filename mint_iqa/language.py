@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
+from mint_iqa.int8 import in_int8
 from mint_iqa.pretrained import part_folder, quiet_transformers
 from mint_iqa.vocabulary import DIMENSIONS, level_of
 
@@ -51,6 +52,7 @@ class LanguageModel(nn.Module):
         """Without a tokenizer there are `loss` and `generate`; whatever reads or writes text raises."""
         super().__init__()
         self.model, self._tokenizer = model, tokenizer
+        self.steps: nn.Module | None = None  # the same in int8, for all steps but the first
         self.stop_ids: set[int]
         if tokenizer is None:
             end = model.config.eos_token_id
@@ -192,7 +194,8 @@ class LanguageModel(nn.Module):
         cache = None
         for _ in range(max_new_tokens):
             positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-            output = self.model(
+            model = self.model if cache is None or self.steps is None else self.steps
+            output = model(
                 inputs_embeds=embeds,
                 attention_mask=mask,
                 position_ids=positions,
@@ -218,6 +221,13 @@ class LanguageModel(nn.Module):
                 rows, chosen = ([values[place] for place in going] for values in (rows, chosen))
             embeds = self.embed(chosen).unsqueeze(1)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+
+    def step_in_int8(self) -> None:
+        """From now on, answers are written by int8 layers, about twice as fast on a CPU, from what the LLM
+        itself has read of picture and question. Needs a quarter more memory. Raises MintIQAError unless the
+        LLM is on a CPU in float32.
+        """
+        self.steps = in_int8(self.model)
 
     def stream(
         self, prefix: Tensor, banned: Sequence[int] = (), max_new_tokens: int = MAX_NEW_TOKENS
