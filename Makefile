@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TEST_ENV = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo chat browser test check clean
+.PHONY: help setup demo chat browser compiler test fuzz check clean
 
 help:  ## list the rules
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -49,8 +49,15 @@ browser:  ## install the Chromium that the browser tests drive (Debian and Ubunt
 	@command -v chromium chromium-browser google-chrome >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
 
+compiler:  ## install the C++ compiler that DeepSpeed needs on CPU (Debian and Ubuntu, as root)
+	@command -v $${CXX:-c++} >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++; }
+
 test: setup  ## run every test (those that need data say so and are skipped without it)
 	$(TEST_ENV) $(PYTEST) -q
+
+fuzz: setup  ## a million damaged files through every reader (an hour; Linux on x86-64)
+	$(TEST_ENV) $(BIN)/python -m tests.fuzz.campaign --inputs 1000000 --output runs/fuzz
 
 check: setup  ## lint, format, types, layout
 	$(BIN)/ruff check .

@@ -160,15 +160,16 @@ def sizes(records: Sequence[Record]) -> dict[str, int]:
 
 def _folds(records: Sequence[Record], by: By, folds: int, hashes: Mapping[str, str], seed: int) -> list[int]:
     if by == "reference":
-        keys = [_pristine(record) for record in records]
+        keys = [pristine(record) for record in records]
     else:
-        keys = [record.prompt or _pristine(record) for record in records]
+        keys = [record.prompt or pristine(record) for record in records]
     # The questions about one picture stay together, whether its file is there or not.
     pictures = [hashes.get(record.image, record.image) for record in records]
     return [int(fold) for fold in prompt_folds(keys, pictures, folds, seed)]
 
 
-def _pristine(record: Record) -> str:
+def pristine(record: Record) -> str:
+    """What a picture derives from, or itself. MintIQAError (`no_reference`) if that is not known."""
     if record.distortion and not record.reference:
         raise MintIQAError(
             "no_reference",

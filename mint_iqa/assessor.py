@@ -87,9 +87,8 @@ class Assessor:
         folder = find_checkpoint(model)
         loaded = MintIQAModel.from_pretrained(folder, dtype=kind)
         loaded.to(place)
-        info = ModelInfo(name=str(model), revision=revision_of(folder))
         processor = MintIQAProcessor.from_config(loaded.config, folder)
-        return cls(loaded, processor, info)
+        return cls(loaded, processor, info_of(model))
 
     def read(self, image: Source | ReadImage | Picture, name: str | None = None) -> Picture:
         """Read and encode a picture. Raises MintIQAError for whatever is not one."""
@@ -103,7 +102,10 @@ class Assessor:
         return self._assessments(self.rate([(self.read(image), prompt)]), explain)[0]
 
     def assess_many(
-        self, items: Iterable[tuple[Source | Picture, str | None]], batch_size: int = 8, explain: bool = False
+        self,
+        items: Iterable[tuple[Source | ReadImage | Picture, str | None]],
+        batch_size: int = 8,
+        explain: bool = False,
     ) -> Iterator[Assessment | FailedAssessment]:
         """One record an item, in order, pulled as needed; a picture that can't be read fails alone."""
         iterator = iter(items)
@@ -161,7 +163,7 @@ class Assessor:
         encoded = self.model.encode_image(pixels.to(self.model.device, self.model.dtype), explain)
         distances = self.model.novelty(encoded).tolist()
         return [
-            Picture(name, r.rgb.size, r.sha256, r.warnings, encoded.one(i), d)
+            Picture(name, r.size, r.sha256, r.warnings, encoded.one(i), d)
             for i, ((name, r), d) in enumerate(zip(read, distances, strict=True))
         ]
 
@@ -319,6 +321,11 @@ def find_checkpoint(model: str | Path) -> Path:
         ) from error
 
 
+def info_of(model: str | Path) -> ModelInfo:
+    """What records say of a model, without loading it. Raises MintIQAError as `find_checkpoint` does."""
+    return ModelInfo(name=str(model), revision=revision_of(find_checkpoint(model)))
+
+
 def revision_of(folder: Path) -> str:
     """The first 12 hex digits of the sha256 over all weight files, adapter included."""
     digest = hashlib.sha256()
@@ -331,7 +338,8 @@ def revision_of(folder: Path) -> str:
 
 def _open(image: Any, prompt: str | None) -> "FailedAssessment | tuple[str, ReadImage | Picture, str | None]":
     try:
-        return _name(image), image if isinstance(image, Picture) else read_image(image), prompt
+        known = isinstance(image, Picture | ReadImage)
+        return _name(image), image if known else read_image(image), prompt
     except MintIQAError as error:
         info = ModelInfo(name="", revision="")  # replaced by the caller, who knows the model
         return FailedAssessment(image=_name(image), prompt=prompt, model=info, error=Failure.of(error))

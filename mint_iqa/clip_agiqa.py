@@ -72,6 +72,7 @@ class ClipAgiqaConfig:
     """
 
     model_type: Literal["clip_agiqa"] = "clip_agiqa"
+    checkpoint_version: Literal[1] = 1
     backbone: str = "openai/clip-vit-base-patch32"
     prompt_length: Annotated[int, Field(ge=1)] = 8
     text_depth: Annotated[int, Field(ge=0)] = PUBLISHED_DEPTH

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import CLIPConfig, CLIPModel
 
+from mint_iqa import checkpoint
 from mint_iqa.errors import MintIQAError
 from mint_iqa.pretrained import quiet_transformers
 
@@ -49,26 +50,21 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     """A safetensors file with the names and shapes of `expected`; MintIQAError otherwise."""
     try:
         state = load_file(path)
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError, LookupError):
         raise MintIQAError(
             "bad_checkpoint", f"{path} holds no readable weights: copy or convert them again."
         ) from None
     check_names(str(path), state, expected)
+    checkpoint.check_all_finite(state, path)
     return state
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
     """The state dict in a published .pth file, of which no code is run; MintIQAError if there is none."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise MintIQAError("weights_missing", f"{path} can't be read: check the path.") from None
-    except Exception:  # the unpickler fails in as many ways as there are damaged files
-        state = None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise MintIQAError(
-            "bad_checkpoint", f"{path} is no state dict of plain tensors: download the published file again."
-        )
+    if not path.is_file():
+        raise MintIQAError("weights_missing", f"{path} is no file: check the path.")
+    state = checkpoint.read_state(path, mmap=False)
+    checkpoint.check_all_finite(state, path)
     return state
 
 
@@ -109,6 +105,8 @@ def read_token_ids(label: str, state: Mapping[str, Tensor], table: Tensor, end: 
 
 def load_backbone(source: str) -> CLIPModel:
     """The CLIPModel in a folder or on the hub, float32; MintIQAError if that is no whole CLIP."""
+    if Path(source).is_dir():
+        _check_backbone(Path(source))
     try:
         with quiet_transformers():
             clip, info = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
@@ -120,4 +118,18 @@ def load_backbone(source: str) -> CLIPModel:
         raise MintIQAError(
             "bad_checkpoint", f"{source} is no whole CLIP model ({missing[0]} is missing): download it again."
         )
+    checkpoint.check_finite(clip, source)
     return clip
+
+
+def _check_backbone(folder: Path) -> None:
+    """MintIQAError unless the folder's config describes a CLIP of its weights' size."""
+    settings = checkpoint.read_config(folder, CLIPConfig.model_type)
+    try:
+        with torch.device("meta"):
+            clip = CLIPModel(CLIPConfig.from_dict(settings))
+    except Exception as error:  # any value may be of any type, and each is used somewhere else
+        raise MintIQAError(
+            "bad_checkpoint", f"No CLIP can be built from {folder / 'config.json'}: {checkpoint.RENEW}."
+        ) from error
+    checkpoint.check_size(folder, clip)

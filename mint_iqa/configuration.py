@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from mint_iqa.checkpoint import VERSION
 from mint_iqa.vocabulary import DIMENSIONS
 
 PUBLISHED_VISION: dict[str, Any] = {
@@ -35,6 +36,7 @@ class MintIQAConfig(PretrainedConfig):
     processor: `image_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens` (MintIQAProcessor).
     parts: names of the packaged parts (see `pretrained.PARTS`) that fill what a checkpoint references.
     referenced: state-dict prefixes that are not saved but filled from `parts`.
+    checkpoint_version: of the form of this file; a reader refuses any but its own.
     """
 
     model_type = "mint_iqa"
@@ -52,6 +54,7 @@ class MintIQAConfig(PretrainedConfig):
         processor: dict[str, Any] | None = None,
         parts: dict[str, str] | None = None,
         referenced: list[str] | None = None,
+        checkpoint_version: int = VERSION,
         **kwargs: Any,
     ) -> None:
         self.vision = vision or dict(PUBLISHED_VISION)
@@ -65,6 +68,7 @@ class MintIQAConfig(PretrainedConfig):
         self.processor = processor or {}
         self.parts = dict(parts or {})
         self.referenced = list(referenced or [])
+        self.checkpoint_version = checkpoint_version
         super().__init__(**kwargs)
 
     @property

@@ -16,11 +16,13 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoTokenizer, LlamaForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 
+from mint_iqa.checkpoint import check_all_finite, read_state
 from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import quiet_transformers, written_whole
+from mint_iqa.processing import read_tokenizer
 from mint_iqa.published import (
     DERIVED,
     LLM,
@@ -67,10 +69,13 @@ def convert(
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise MintIQAError("output_exists", f"{folder} exists already: give the name of a new folder.")
-    state = read_state(source)
+    if not source.is_file():
+        raise MintIQAError("checkpoint_missing", f"{source} is no file: check the path.")
+    state = read_state(source, mmap=True)
     dims = read_dimensions(dimensions, state)
     read_by_whom = _read_tokenizers(tokenizers, dims) if tokenizers else {}
     _check(source, state, dims)
+    check_all_finite(state, source)
     shared = shared_blocks(state, dims.vision_layers)
     try:
         with written_whole(folder) as temporary:
@@ -83,38 +88,13 @@ def convert(
     return Conversion(folder, parameters, dims.vision_layers, shared, unused, bool(tokenizers))
 
 
-def read_state(source: Path) -> State:
-    """The state dict in `source`, mapped from disk. MintIQAError for whatever is none."""
-    if not source.is_file():
-        raise MintIQAError("checkpoint_missing", f"{source} is no file: check the path.")
-    try:
-        state = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch's reader and unpickler raise half a dozen kinds for a bad file
-        raise MintIQAError("bad_checkpoint", f"{source} {_trouble(error)}.") from error
-    tensors = isinstance(state, dict) and all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    )
-    if not tensors or not state:
-        raise MintIQAError(
-            "bad_checkpoint", f"{source} holds no single state dict: save the model's state_dict() alone."
-        )
-    return dict(state)
-
-
-def _trouble(error: Exception) -> str:
-    # By name: importing pickle for the sake of its exception would allow unpickling here.
-    if type(error).__name__ == "UnpicklingError":
-        return "holds other objects than tensors, which are never unpickled: save its state_dict() alone"
-    return "is no whole PyTorch checkpoint, as torch.save has written since version 1.6: download it again"
-
-
 def _models(dims: Dimensions, branch_at: int) -> tuple[MintIQAModel, LlamaForCausalLM]:
     """Both without weights: for their names and shapes."""
     try:
         with torch.device("meta"):
             return MintIQAModel(model_config(dims, branch_at)), LlamaForCausalLM(llm_config(dims))
-    except (ValueError, AssertionError) as error:
-        raise MintIQAError("bad_config", f"No model has these dimensions: {error}.") from error
+    except Exception as error:  # each size is used in another layer of transformers or torch
+        raise MintIQAError("bad_config", f"No model has these dimensions: {error!s:.200}.") from error
 
 
 def _check(source: Path, state: State, dims: Dimensions) -> None:
@@ -198,8 +178,8 @@ def _read_tokenizers(folder: Path, dims: Dimensions) -> dict[str, Any]:
     ):
         try:
             with quiet_transformers():
-                tokenizer = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError) as error:
+                tokenizer = read_tokenizer(source)
+        except MintIQAError as error:
             raise MintIQAError(
                 "tokenizer_missing",
                 f"--tokenizers: {source} holds no tokenizer; lay the folder out as InstructBLIP's, the LLM's "

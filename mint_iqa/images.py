@@ -7,12 +7,11 @@ as far as the limits allow, and is checked before any pixel is decoded.
 import hashlib
 import io
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -23,14 +22,23 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from mint_iqa.errors import MintIQAError
+from mint_iqa.image_limits import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    TooCostlyError,
+    check_file,
+    check_size,
+    gif_goes_on,
+    too_complex,
+)
 
-MAX_PIXELS = 50_000_000
-MAX_BYTES = 64 * 2**20
-MIN_SIDE = 8
+MAX_EXIF_BYTES = 2**20
+# Pixels converted at once: a picture of the largest size would take gigabytes on the way to RGB.
+BAND = 2**20
 
 # First bytes of each format. The readers are called directly: `Image.open` would apply Pillow's own pixel
 # limit, which can only be changed for the whole process.
-_READERS: tuple[tuple[bytes, Callable[..., ImageFile]], ...] = (
+_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),
     (b"GIF87a", GifImageFile),
@@ -60,14 +68,35 @@ Source = str | Path | bytes | Image.Image
 class ReadImage:
     """A picture ready to be scored.
 
-    `rgb` is upright, 8 bit, mode RGB, at least 8 pixels a side; `sha256` is the hex digest of the file's
-    bytes (None for a PIL image, which has no file); `warnings` says in plain words what was done to the
-    picture.
+    `rgb` is upright, 8 bit, mode RGB, at least 8 pixels a side; `size` (width, height) is what it was read
+    with, even where `rgb` has been fitted to a model since; `sha256` is the hex digest of the file's bytes
+    (None for a PIL image, which has no file); `warnings` says in plain words what was done to the picture.
     """
 
     rgb: Image.Image
+    size: tuple[int, int]
     sha256: str | None
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """RGB image of any shape -> RGB image_size x image_size (bicubic, antialiased); twice is as once.
+
+    A picture is squeezed into the square whole, up to `max_aspect`, a ratio of its sides; a longer one loses
+    its ends first (the middle part of that ratio is kept). Here and not in processing.py, because processes
+    that only read pictures should not load torch.
+    """
+
+    image_size: int
+    max_aspect: float
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        long_side = self.max_aspect * min(width, height)
+        spare_x, spare_y = max(0.0, width - long_side) / 2, max(0.0, height - long_side) / 2
+        box = (spare_x, spare_y, width - spare_x, height - spare_y)
+        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box)
 
 
 def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> ReadImage:
@@ -79,7 +108,7 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int =
 
     Raises MintIQAError, and nothing else, for whatever can't be read: `image_missing`, `image_is_a_folder`,
     `image_unreadable`, `image_empty`, `image_not_an_image`, `image_truncated`, `image_too_large`,
-    `image_too_small`, `image_bad_pixels`, `bad_argument`.
+    `image_too_small`, `image_too_complex`, `image_bad_pixels`, `bad_argument`.
     """
     if isinstance(source, Image.Image):
         return _decode(lambda: source, "the PIL image", None, max_pixels)
@@ -123,11 +152,18 @@ def _decode_bytes(data: bytes, label: str, max_pixels: int, max_bytes: int) -> R
         limit = f"{max_bytes / 2**20:.3g} MiB"
         raise MintIQAError("image_too_large", f"{label} is larger than {limit}: save it smaller.")
     reader = _reader_of(data, label)
+    file = check_file(data, reader.format or "", label)
     digest = hashlib.sha256(data).hexdigest()
-    return _decode(lambda: reader(io.BytesIO(data)), label, digest, max_pixels)
+
+    def open_file() -> ImageFile:
+        image = reader(file)
+        file.header_done()
+        return image
+
+    return _decode(open_file, label, digest, max_pixels)
 
 
-def _reader_of(data: bytes, label: str) -> Callable[..., ImageFile]:
+def _reader_of(data: bytes, label: str) -> type[ImageFile]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WebPImageFile
     for signature, reader in _READERS:
@@ -141,12 +177,15 @@ def _reader_of(data: bytes, label: str) -> Callable[..., ImageFile]:
 def _decode(opener: Callable[[], Image.Image], label: str, digest: str | None, max_pixels: int) -> ReadImage:
     try:
         image = opener()
-        _check_size(image.size, label, max_pixels)
+        check_size(image, label, max_pixels)
+        has_more_frames = isinstance(image, ImageFile) and _has_more_frames(image)
         image.load()
-        rgb, warnings = _upright_rgb(image, label)
-        return ReadImage(rgb, digest, warnings)
+        rgb, warnings = _upright_rgb(image, label, has_more_frames)
+        return ReadImage(rgb, rgb.size, digest, warnings)
     except MintIQAError:
         raise
+    except TooCostlyError:
+        raise too_complex(label) from None
     except MemoryError:
         raise MintIQAError("image_too_large", f"{label} does not fit into memory: save it smaller.") from None
     except Exception as error:  # Pillow's readers let any family escape: SyntaxError, struct.error, ...
@@ -155,56 +194,72 @@ def _decode(opener: Callable[[], Image.Image], label: str, digest: str | None, m
         ) from error
 
 
-def _check_size(size: tuple[int, int], label: str, max_pixels: int) -> None:
-    width, height = size
-    shown = f"{width} x {height} pixels"
-    if width * height > max_pixels:
-        raise MintIQAError(
-            "image_too_large", f"{label} has {shown}, more than the {max_pixels:,} allowed: make it smaller."
-        )
-    if min(size) < MIN_SIDE:
-        raise MintIQAError(
-            "image_too_small", f"{label} has {shown}: give an image of at least {MIN_SIDE} pixels a side."
-        )
-
-
-def _upright_rgb(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
+def _upright_rgb(
+    image: Image.Image, label: str, has_more_frames: bool
+) -> tuple[Image.Image, tuple[str, ...]]:
     rgb, warnings = _to_rgb(image, label)
     orientation, orientation_warnings = _orientation(image)
-    if orientation in _UPRIGHT:
-        rgb = rgb.transpose(_UPRIGHT[orientation])
-    if isinstance(image, ImageFile) and _has_more_frames(image):
+    if has_more_frames:
         kind = "pages" if image.format == "TIFF" else "frames"
         warnings += (f"it has several {kind}: only the first was used",)
+    if orientation in _UPRIGHT:
+        rgb = rgb.transpose(_UPRIGHT[orientation])
     return rgb, warnings + orientation_warnings
 
 
 def _orientation(image: Image.Image) -> tuple[int, tuple[str, ...]]:
     try:
+        if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+            raise ValueError("too long to be parsed")
         return int(image.getexif().get(ExifTags.Base.Orientation, 1)), ()
     except Exception:  # damaged EXIF fails in as many ways as damaged pixels, but the picture is still there
         return 1, ("its EXIF data is damaged: it may be rotated",)
 
 
 def _has_more_frames(image: ImageFile) -> bool:
+    if isinstance(image, GifImageFile) and image.tile and isinstance(image.fp, io.BytesIO):
+        return gif_goes_on(image.fp.getbuffer(), image.tile[0].offset)
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # a GIF looks for its second frame here; finding a damaged one is finding one
+    except Exception:  # an opened GIF looks for its second frame here; finding a damaged one is finding one
         return True
 
 
 def _to_rgb(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
     if image.mode.startswith("I;16"):
-        return _from_16_bit(image), ()
+        return _in_bands(image, _from_16_bit), ()
     if image.mode in ("F", "I"):
         return _from_32_bit(image, label)
     if not image.has_transparency_data:
         return (image.copy() if image.mode == "RGB" else image.convert("RGB")), ()
+    lowest = min(_alpha_of(band).getextrema()[0] for _, band in _bands(image))
+    warnings = () if lowest == 255 else ("its transparent parts were laid on white",)
+    return _in_bands(image, _on_white), warnings
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[tuple[int, int, int, int], Image.Image]]:
+    """Horizontal strips of some `BAND` pixels, each with its box."""
+    width, height = image.size
+    rows = max(1, BAND // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        yield box, image.crop(box)
+
+
+def _in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    rgb = Image.new("RGB", image.size)
+    for box, band in _bands(image):
+        rgb.paste(convert(band), box)
+    return rgb
+
+
+def _alpha_of(image: Image.Image) -> Image.Image:
+    return image.convert("RGBA").getchannel("A")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     rgba = image.convert("RGBA")
-    opaque = rgba.getchannel("A").getextrema() == (255, 255)
-    white = Image.new("RGBA", rgba.size, "white")
-    warnings = () if opaque else ("its transparent parts were laid on white",)
-    return Image.alpha_composite(white, rgba).convert("RGB"), warnings
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
@@ -215,19 +270,23 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 
 def _from_32_bit(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
+    extrema = [f(np.asarray(band)) for _, band in _bands(image) for f in (np.min, np.max)]
+    if not np.isfinite(extrema).all():  # either is NaN where any value is
         raise MintIQAError("image_bad_pixels", f"{label} has pixels that are not numbers: save it as PNG.")
-    low, high = _value_range(values, is_float=image.mode == "F")
-    kind = "float" if image.mode == "F" else "32-bit"
+    is_float = image.mode == "F"
+    low, high = _value_range(float(min(extrema)), float(max(extrema)), is_float=is_float)
+    kind = "float" if is_float else "32-bit"
+
+    def scaled(band: Image.Image) -> Image.Image:
+        values = np.asarray(band).astype(np.float64)
+        return Image.fromarray(np.rint((values - low) / (high - low) * 255).astype(np.uint8)).convert("RGB")
+
     warning = f"its {kind} pixels were read as {low:g} (black) to {high:g} (white)"
-    shades = np.rint((values - low) / (high - low) * 255).astype(np.uint8)
-    return Image.fromarray(shades).convert("RGB"), (warning,)
+    return _in_bands(image, scaled), (warning,)
 
 
-def _value_range(values: npt.NDArray[np.float64], *, is_float: bool) -> tuple[float, float]:
+def _value_range(low: float, high: float, *, is_float: bool) -> tuple[float, float]:
     """The usual range that holds all values: 0..1 (floats only), 0..255, 0..65535; else their own."""
-    low, high = float(values.min()), float(values.max())
     for ceiling in (1.0, 255.0, 65535.0)[not is_float :]:
         if low >= 0 and high <= ceiling:
             return 0.0, ceiling

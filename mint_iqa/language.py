@@ -6,6 +6,7 @@ the picture reaches it through the soft tokens alone. A tokenizer without a chat
 published model) gets the published order instead:  [soft tokens] <s> question
 """
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from mint_iqa import checkpoint
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 from mint_iqa.int8 import in_int8
 from mint_iqa.pretrained import part_folder, quiet_transformers
+from mint_iqa.processing import read_tokenizer
 from mint_iqa.vocabulary import DIMENSIONS, level_of
 
 SYSTEM = "You judge one AI-generated picture. Say only what you can see."
@@ -85,14 +88,19 @@ class LanguageModel(nn.Module):
             source, adapter, can_read = own, None, (own / "tokenizer.json").is_file()
         else:
             source, adapter, can_read = _named(config), own, True
+        if source == own:
+            _check_own(own)
+        tokenizer = read_tokenizer(source) if can_read else None
         try:
             with quiet_transformers():
-                tokenizer = AutoTokenizer.from_pretrained(source) if can_read else None
                 # Eager attention is the fastest here: one new token at a time against a short prefix.
                 model, info = AutoModelForCausalLM.from_pretrained(
-                    source, attn_implementation="eager", output_loading_info=True, **settings
-                )
-        except (OSError, SafetensorError) as error:
+                    source, attn_implementation="eager", output_loading_info=True, trust_remote_code=False,
+                    use_safetensors=True if source == own else None, **settings,
+                )  # fmt: skip
+        except (ImportError, MemoryError, torch.OutOfMemoryError):  # the fault of no file
+            raise
+        except Exception as error:  # damaged files reach every layer of transformers
             raise MintIQAError(
                 "bad_checkpoint", f"{source} holds no readable LLM: download or convert it again."
             ) from error
@@ -103,6 +111,7 @@ class LanguageModel(nn.Module):
             )
         if adapter is not None:
             model = _with_adapter(model, adapter)
+        checkpoint.check_finite(model, adapter or source)
         return cls(model.eval(), tokenizer)
 
     def tokens(
@@ -285,6 +294,28 @@ def _named(config: MintIQAConfig) -> str | Path:
     return part_folder(config.parts["language"])
 
 
+def _check_own(folder: Path) -> None:
+    """MintIQAError unless the config of a checkpoint's own LLM describes one of its weights' size."""
+    checkpoint.read_config(folder)
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # any value may be of any type, and each is used somewhere else
+        raise MintIQAError(
+            "bad_checkpoint", f"No LLM can be built from {folder / 'config.json'}: {checkpoint.RENEW}."
+        ) from error
+    checkpoint.check_size(folder, model)
+
+
+def _check_rank(adapter: Path, settings: dict[str, Any]) -> None:
+    """ValueError for a rank above that of the stored matrices: peft would make them before it compares."""
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
+        stored = max(min(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    if max([settings.get("r") or 0, *(settings.get("rank_pattern") or {}).values()]) > stored:
+        raise ValueError("the rank is not that of the weights")
+
+
 def _with_adapter(model: Any, adapter: Path) -> Any:
     """LoRA weights added to the base for good: the answer costs no more than the base model's."""
     # peft looks for bitsandbytes, which warns on every CPU about an optional kernel that nothing here uses.
@@ -295,8 +326,18 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
         raise MintIQAError(
             "bad_checkpoint", f"{adapter} has no adapter_model.safetensors: convert or train it again."
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
-        adapted = PeftModel.from_pretrained(model, adapter)
-    quantised = getattr(model, "is_quantized", False)
-    return adapted if quantised else adapted.merge_and_unload()
+    try:
+        settings = json.loads((adapter / "adapter_config.json").read_bytes())
+        checkpoint.check_settings(adapter / "adapter_config.json", settings)
+        _check_rank(adapter, settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = PeftModel.from_pretrained(model, adapter)
+        return adapted if getattr(model, "is_quantized", False) else adapted.merge_and_unload()
+    except MintIQAError:
+        raise
+    except Exception as error:  # damaged files reach every layer of peft
+        raise MintIQAError(
+            "bad_checkpoint", f"{adapter} holds no readable adapter: {checkpoint.RENEW}."
+        ) from error

@@ -1,4 +1,4 @@
-"""Lists of images to score or ask about: reading them from CSV, and one record for each, in order."""
+"""Lists of images to score or ask about: what an item is, reading them from CSV, and answers in order."""
 
 import csv
 import io
@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.records import Answer, Assessment, FailedAnswer, FailedAssessment, Failure
+from mint_iqa.records import Answer, FailedAnswer, Failure
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor
 
 
-@dataclass(frozen=True)
+# Characters. Python's own limit of 131,072 would make the whole file unreadable for one long prompt.
+MAX_CELL = 2**30
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image to score, or one question to ask about it.
 
@@ -39,6 +43,7 @@ def read_manifest(path: Path, required: Sequence[str] = ("image",)) -> list[Item
     `manifest_unreadable`, `manifest_missing_column`, `manifest_empty`) if the file as a whole is of no use.
     """
     try:
+        csv.field_size_limit(MAX_CELL)
         # strict: a quote left open would otherwise swallow the rest of the file without a word
         rows = [row for row in csv.reader(io.StringIO(_text(path), newline=""), strict=True) if row]
     except csv.Error as error:
@@ -55,22 +60,6 @@ def read_manifest(path: Path, required: Sequence[str] = ("image",)) -> list[Item
     if not rows[1:]:
         raise MintIQAError("manifest_empty", f"{path} has a header but no rows: add one row per image.")
     return [_item(path, columns, number, row, required) for number, row in enumerate(rows[1:], 1)]
-
-
-def assessments(
-    assessor: "Assessor", items: Sequence[Item], *, batch_size: int, explain: bool
-) -> Iterator[Assessment | FailedAssessment]:
-    """One record per item, in order, each as soon as it is ready; never raises for a bad item."""
-    sound = ((item.source, item.prompt) for item in items if item.problem is None)
-    results = assessor.assess_many(sound, batch_size=batch_size, explain=explain)
-    for item in items:
-        if item.problem is None:
-            yield next(results).with_origin(item.image, item.metadata)
-        else:
-            yield FailedAssessment(
-                image=item.image, prompt=item.prompt, metadata=item.metadata, model=assessor.model_info,
-                error=item.problem,
-            )  # fmt: skip
 
 
 def answers(assessor: "Assessor", items: Sequence[Item]) -> Iterator[Answer | FailedAnswer]:

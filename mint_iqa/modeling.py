@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import InstructBlipQFormerConfig, InstructBlipQFormerModel, PreTrainedModel
 
-from mint_iqa import pretrained
+from mint_iqa import checkpoint, pretrained
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 from mint_iqa.heads import Alignment, FaultHead, ScoreHead, Shortcut
 from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel
 from mint_iqa.vision import PIXEL_STATISTICS, VisionBranch, VisionTower
+from mint_iqa.vocabulary import FAULTS
 
 FAMILIAR_AXES = 32
 
@@ -284,26 +284,62 @@ class MintIQAModel(PreTrainedModel):
     def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> "MintIQAModel":
         """A saved folder, and the packaged parts it references.
 
-        MintIQAError if it holds no weights, or one is missing, unknown or of another shape.
+        MintIQAError (`bad_checkpoint`) if config or weights are damaged, pickled, of another model or a later
+        version, or if a weight is missing, unknown, of another shape or not finite.
         """
+        folder = Path(path)
+        config = _config_of(folder)
         settings = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}  # refused below
         try:
             with pretrained.quiet_transformers():
-                model, info = super().from_pretrained(path, *args, **settings)
-        except (OSError, SafetensorError) as error:
+                model, info = super().from_pretrained(
+                    folder, *args, config=config, use_safetensors=True, **settings
+                )
+        except Exception as error:  # damaged files reach every layer of transformers
             raise MintIQAError(
                 "bad_checkpoint",
                 f"{path} holds no readable config and weights: download or convert the checkpoint again.",
             ) from error
         _check_keys(path, tuple(model.config.referenced), info)
         pretrained.fill_referenced(model)
-        model.folder = Path(path)
+        checkpoint.check_finite(model, path)
+        model.folder = folder
         return model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As transformers does, without the weights that come from packaged parts."""
         kept = {k: v for k, v in self.state_dict().items() if not k.startswith(tuple(self.config.referenced))}
         super().save_pretrained(*args, **{"state_dict": kept, **kwargs})
+
+
+def _config_of(folder: Path) -> MintIQAConfig:
+    """The config of a saved folder; MintIQAError unless it describes a model of its weights' size."""
+    settings = checkpoint.read_config(folder, MintIQAConfig.model_type)
+    try:
+        config = MintIQAConfig.from_dict(settings)
+        _check_config(config)
+        with torch.device("meta"):
+            model = MintIQAModel(config)
+    except MintIQAError:
+        raise
+    except Exception as error:  # any value may be of any type, and each is used somewhere else
+        reason = " ".join(str(error).split())
+        raise MintIQAError(
+            "bad_checkpoint",
+            f"No model can be built from {folder / 'config.json'} ({reason:.100}): {checkpoint.RENEW}.",
+        ) from error
+    checkpoint.check_size(folder, model, tuple(config.referenced))
+    return config
+
+
+def _check_config(config: MintIQAConfig) -> None:
+    """ValueError for what would fail only when it is used."""
+    if unknown := [name for name in config.faults if name not in FAULTS]:
+        raise ValueError(f"there is no fault {unknown[0]!r}")
+    if not all(isinstance(name, str) for name in config.referenced):
+        raise ValueError("referenced names are text")
+    if not 0 <= config.heads["index"] < config.heads["outputs"]:
+        raise ValueError("heads.index must be one of its outputs")
 
 
 def _check_keys(path: str | Path, referenced: tuple[str, ...], info: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -32,6 +32,25 @@ def bars(title: str, counts: Mapping[str, int]) -> str:
         for name, n in counts.items()
     )
     return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+
+
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of texts: the first column says what, the others hold figures."""
+    names = "".join(f"<th>{escape(name)}</th>" for name in header)
+    body = "".join(map(_row, rows))
+    caption = f"<caption>{escape(title)}</caption>"
+    return f'<div class="wide"><table class="figures">{caption}<tr>{names}</tr>{body}</table></div>'
+
+
+def _row(cells: Sequence[str]) -> str:
+    what, *figures = map(escape, cells)
+    numbers = "".join(f'<td class="n">{each}</td>' for each in figures)
+    return f"<tr><td>{what}</td>{numbers}</tr>"
+
+
+def figure(plot: str, text: str) -> str:
+    """A plot with its caption."""
+    return f"<figure>{plot}<figcaption>{escape(text)}</figcaption></figure>"
 
 
 def warning(text: str) -> str:

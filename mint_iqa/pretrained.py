@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import BertModel
 from transformers.utils import logging
 
 from mint_iqa.errors import MintIQAError
@@ -49,13 +51,17 @@ def cache_root() -> Path:
 
 
 def part_folder(name: str) -> Path:
-    """The converted folder of part `name`; converts it at the first call.
+    """The converted folder of part `name`, which is converted at the first call; or the local folder `name`.
 
-    MintIQAError when the wheel is missing or not the pinned one.
+    MintIQAError when there is neither, and when the wheel is missing or not the pinned one.
     """
     if name not in PARTS:
+        if Path(name).is_dir():
+            return Path(name)
         raise MintIQAError(
-            "bad_config", f"There is no part {name!r}: the config may name {', '.join(PARTS)}."
+            "bad_config",
+            f"There is no part and no folder {name!r}: the config may name {', '.join(PARTS)}, or a local "
+            "folder with a model of transformers.",
         )
     part = PARTS[name]
     folder = cache_root() / f"{name}-{part.sha256[:12]}-v{CACHE_VERSION}"
@@ -146,6 +152,13 @@ def fill_referenced(model: "MintIQAModel") -> None:
     source = {f"alignment.text_encoder.{k}": v for k, v in text.items()}
     source["qformer1.encoder.embeddings.word_embeddings.weight"] = text["embeddings.word_embeddings.weight"]
     state = model.state_dict()
+    for name in (name for name in state if name.startswith(references)):
+        origin = source[name] if name in source else state.get(name.replace("qformer2.", "qformer1.", 1))
+        if origin is None or origin is state[name] or origin.shape != state[name].shape:
+            raise MintIQAError(
+                "bad_checkpoint",
+                f"The config references {name}, which no part has: download or convert the checkpoint again.",
+            )
     with torch.no_grad():
         for name, tensor in state.items():
             if name.startswith(references) and name in source:
@@ -180,14 +193,35 @@ def load_part(module: nn.Module, role: str, model: "MintIQAModel") -> None:
 
 
 def _part_state(model: "MintIQAModel", role: str) -> dict[str, Tensor]:
+    """The tower's ("vision") or the sentence encoder's weights; a local folder is read by transformers."""
     if role not in model.config.parts:
         raise MintIQAError("weights_missing", f"The config names no part for {role!r}: add it under `parts`.")
-    state = load_file(part_folder(model.config.parts[role]) / "model.safetensors")
+    name = model.config.parts[role]
+    folder = part_folder(name)
+    if name in PARTS:
+        state = load_file(folder / "model.safetensors")
+    else:
+        kind = type(model.vision.backbone) if role == "vision" else BertModel
+        try:
+            with quiet_transformers():
+                part, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        except (OSError, SafetensorError) as error:
+            raise MintIQAError(
+                "bad_checkpoint", f"{folder} holds no readable weights for {role!r}."
+            ) from error
+        if lacking := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
+            raise MintIQAError(
+                "bad_checkpoint", f"{folder} lacks {', '.join(lacking[:3])}, which {role!r} needs."
+            )
+        state = part.state_dict()
     return {k: v for k, v in state.items() if "position_ids" not in k and not k.startswith("pooler.")}
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], allowed_missing: tuple[str, ...] = ()) -> None:
-    missing, unknown = module.load_state_dict(state, strict=False)
+    try:
+        missing, unknown = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # tensors of another shape; torch lists them
+        raise MintIQAError("bad_checkpoint", f"The part's weights do not fit the model: {error}") from error
     missing = [k for k in missing if not any(part in k for part in allowed_missing)]
     if missing or unknown:
         raise MintIQAError(

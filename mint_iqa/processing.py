@@ -1,19 +1,25 @@
-"""Image, prompt and question -> tensors: the only place that resizes, normalises and tokenises."""
+"""Image, prompt and question -> tensors: the only place that fits, normalises and tokenises."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, ValidationError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
-from mint_iqa.pretrained import part_folder
+from mint_iqa.images import Fit
+from mint_iqa.pretrained import part_folder, quiet_transformers
+
+# A megabyte of text would take a second and a gigabyte only to be cut at some hundred tokens.
+MAX_CHARACTERS = 20_000
 
 
 @dataclass(frozen=True)
@@ -29,18 +35,18 @@ class MintIQAProcessor:
     """What a model of this config wants to be fed.
 
     image_size: pixels of the square the towers see.
-    max_aspect: a picture is squeezed into that square whole, up to this ratio of its sides; a longer one
-    loses its ends first (the middle part of ratio `max_aspect` is kept).
+    fit: any RGB image -> that square, which loses the ends of one whose sides differ more than `max_aspect`.
     max_prompt_tokens: special tokens counted.
     """
 
     def __init__(self, config: MintIQAConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-        settings = config.processor
-        self.image_size = int(settings["image_size"])
-        self.max_aspect = float(settings.get("max_aspect", 1.0))
-        self.max_prompt_tokens = int(settings.get("max_prompt_tokens", 256))
-        self._mean = torch.tensor(settings["image_mean"]).view(3, 1, 1)
-        self._std = torch.tensor(settings["image_std"]).view(3, 1, 1)
+        settings = _checked(config)
+        self.image_size = settings.image_size
+        self.max_aspect = settings.max_aspect
+        self.fit = Fit(self.image_size, self.max_aspect)
+        self.max_prompt_tokens = settings.max_prompt_tokens
+        self._mean = torch.tensor(settings.image_mean).view(3, 1, 1)
+        self._std = torch.tensor(settings.image_std).view(3, 1, 1)
         self.tokenizer = tokenizer
 
     @classmethod
@@ -56,20 +62,12 @@ class MintIQAProcessor:
                 f"No tokenizer.json in {folder}: copy the Q-Former's tokenizer there, or convert the "
                 "published checkpoint again with --tokenizers.",
             )
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = read_tokenizer(source)
         if len(tokenizer) < 1000:  # a folder without its files gives an empty vocabulary without a word
             raise MintIQAError(
                 "tokenizer_missing", f"The tokenizer in {source} is empty: copy its files again."
             )
         return cls(config, tokenizer)
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        """RGB image of any shape -> RGB image_size x image_size (bicubic, antialiased)."""
-        width, height = image.size
-        long_side = self.max_aspect * min(width, height)
-        spare_x, spare_y = max(0.0, width - long_side) / 2, max(0.0, height - long_side) / 2
-        box = (spare_x, spare_y, width - spare_x, height - spare_y)
-        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images -> float32[B, 3, image_size, image_size], normalised."""
@@ -83,11 +81,55 @@ class MintIQAProcessor:
     def text(self, texts: Sequence[str | None]) -> Text:
         """Prompts or questions -> Text, right-padded; None and "" are the empty text."""
         encoded = self.tokenizer(
-            [t or "" for t in texts],
+            [(t or "")[:MAX_CHARACTERS] for t in texts],
             truncation=True,
             max_length=self.max_prompt_tokens,
             padding=True,
             return_tensors="pt",
         )
-        cut = tuple(bool(encoding.overflowing) for encoding in encoded.encodings)
+        cut = tuple(
+            bool(encoding.overflowing) or len(text or "") > MAX_CHARACTERS
+            for encoding, text in zip(encoded.encodings, texts, strict=True)
+        )
         return Text(encoded["input_ids"], encoded["attention_mask"], cut)
+
+
+class _Settings(BaseModel):
+    """`MintIQAConfig.processor` with what is missing filled in; a tower takes no larger pictures."""
+
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    image_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    max_aspect: Annotated[FiniteFloat, Field(ge=1)] = 1.0
+    max_prompt_tokens: Annotated[int, Field(ge=2)] = 256
+
+
+def _checked(config: MintIQAConfig) -> _Settings:
+    """MintIQAError (`bad_config`), by name, for a setting that can prepare no picture or prompt."""
+    try:
+        settings = _Settings.model_validate(config.processor)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the whole"
+        raise MintIQAError(
+            "bad_config", f"The config's processor can't be used ({name}: {first['msg']}): correct it."
+        ) from None
+    positions = min(
+        part.get("max_position_embeddings", 512) for part in (config.qformer, config.alignment or {})
+    )
+    if settings.max_prompt_tokens > positions:
+        raise MintIQAError(
+            "bad_config", f"The config's processor.max_prompt_tokens exceeds {positions}: lower it."
+        )
+    return settings
+
+
+def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or on the hub, of which no code is run; MintIQAError if it can't be read."""
+    try:
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # the reader of tokenizer.json raises plain Exceptions
+        raise MintIQAError(
+            "tokenizer_missing", f"The tokenizer in {source} can't be read: copy its files again."
+        ) from error

@@ -5,13 +5,14 @@ One state dict holds both stages: `qformer1.*` with its ViT and heads, `qformer2
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 from torch import Tensor
 from transformers import LlamaConfig
 
+from mint_iqa import checkpoint
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 
@@ -52,6 +53,12 @@ QFORMER = (
 )
 
 
+# Beyond these no model is, and even one without weights would not be built in finite time or numbers.
+Size = Annotated[int, Field(gt=0, le=checkpoint.LARGEST_NUMBER)]
+Depth = Annotated[int, Field(gt=0, le=checkpoint.DEEPEST)]
+Token = Annotated[int, Field(ge=-1, le=checkpoint.LARGEST_NUMBER)]
+
+
 class Dimensions(BaseModel):
     """Sizes of a checkpoint in the published format; the defaults are those of the published model.
 
@@ -61,35 +68,35 @@ class Dimensions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size: PositiveInt = 224
-    patch_size: PositiveInt = 14
-    vision_width: PositiveInt = 1408
-    vision_layers: PositiveInt = 39
-    vision_heads: PositiveInt = 16
-    vision_mlp: PositiveInt = 6144
+    image_size: Size = 224
+    patch_size: Size = 14
+    vision_width: Size = 1408
+    vision_layers: Depth = 39
+    vision_heads: Size = 16
+    vision_mlp: Size = 6144
     vision_norm_eps: PositiveFloat = 1e-6
     ln_vision_eps: PositiveFloat = 1e-5
-    qformer_width: PositiveInt = 768
-    qformer_layers: PositiveInt = 12
-    qformer_heads: PositiveInt = 12
-    qformer_mlp: PositiveInt = 3072
-    qformer_vocab: PositiveInt | None = None
-    qformer_positions: PositiveInt = 512
+    qformer_width: Size = 768
+    qformer_layers: Depth = 12
+    qformer_heads: Size = 12
+    qformer_mlp: Size = 3072
+    qformer_vocab: Size | None = None
+    qformer_positions: Size = 512
     qformer_norm_eps: PositiveFloat = 1e-12
-    cross_attention_every: PositiveInt = 2
-    query_tokens: PositiveInt = 32
-    head_hidden: PositiveInt = 48
-    head_outputs: PositiveInt = 3
-    llm_width: PositiveInt = 4096
-    llm_layers: PositiveInt = 32
-    llm_heads: PositiveInt = 32
-    llm_mlp: PositiveInt = 11008
-    llm_vocab: PositiveInt | None = None
-    llm_positions: PositiveInt = 2048
+    cross_attention_every: Size = 2
+    query_tokens: Size = 32
+    head_hidden: Size = 48
+    head_outputs: Size = 3
+    llm_width: Size = 4096
+    llm_layers: Depth = 32
+    llm_heads: Size = 32
+    llm_mlp: Size = 11008
+    llm_vocab: Size | None = None
+    llm_positions: Size = 2048
     llm_rms_norm_eps: PositiveFloat = 1e-6
-    llm_bos: int = 1
-    llm_eos: int = 2
-    llm_pad: int | None = None  # the vocabulary's last entry, which InstructBLIP adds
+    llm_bos: Token = 1
+    llm_eos: Token = 2
+    llm_pad: Token | None = None  # the vocabulary's last entry, which InstructBLIP adds
 
 
 def read_dimensions(path: Path | None, state: State) -> Dimensions:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from mint_iqa.errors import MintIQAError
+from mint_iqa.manifest import MAX_CELL
 
 MOST_SHOWN = 5
 _GAP = re.compile(r"[ \t\r\n]*")
@@ -95,6 +96,7 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 
 def csv_lines(path: Path, encoding: str = "utf-8-sig") -> list[tuple[int, list[str]]]:
     """(line, cells) of each row of a CSV file but blank ones; the line is where the row ends."""
+    csv.field_size_limit(MAX_CELL)
     # strict: a quote left open would otherwise swallow the rest of the file without a word
     reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
     try:

@@ -38,8 +38,9 @@ def _two_decimals(value: float) -> float:
     return round(value, 2) + 0.0  # turns -0.0 into 0.0
 
 
-def _encodable(value: Any) -> Any:
-    # A file name that isn't UTF-8 reaches Python with lone surrogates (PEP 383), which JSON can't hold.
+def encodable(value: Any) -> Any:
+    """A text as records hold it: a file name that isn't UTF-8 reaches Python with lone surrogates (PEP 383),
+    which JSON can't hold."""
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return value
@@ -49,7 +50,7 @@ _Percent = Annotated[float, Field(ge=0, le=100)]
 _Unit = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[_Percent, PlainSerializer(_two_decimals, return_type=_Percent)]
 Severity = Annotated[_Unit, PlainSerializer(_two_decimals, return_type=_Unit)]
-Text = Annotated[str, BeforeValidator(_encodable)]
+Text = Annotated[str, BeforeValidator(encodable)]
 
 
 class _Model(BaseModel):

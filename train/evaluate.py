@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from instruct_data.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
+from instruct_data.settings import read_settings
 from mint_iqa.evaluation.agreement import FEWEST, Comparison, baselines
 from mint_iqa.evaluation.logistic import fit_logistic
 from mint_iqa.images import read_image
@@ -64,7 +65,7 @@ class Rater:
 
 def evaluate(run: Path) -> dict[str, Any]:
     """All figures of one run; predictions are kept beside them, so that summaries need no second pass."""
-    recipe = Stage1(**json.loads((run / "recipe.json").read_text()))
+    recipe = read_settings(Stage1, run / "recipe.json")
     human = pictures.agiqa3k(pictures.data_root())
     rows = [human[i] for i in split(human, recipe).test]
     rater = Rater(run / "model")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from instruct_data.artefacts import kept_authenticity
@@ -180,24 +181,31 @@ class Instructions(Dataset[Instruction]):
     ) -> None:
         self.examples, self.sources, self.processor, self.language = examples, sources, processor, language
 
+    @property
+    def end(self) -> int:
+        """What ends a turn: ChatML's own sign, or the tokenizer's end where there is no such."""
+        tokenizer = self.language.tokenizer
+        return tokenizer.get_vocab().get("<|im_end|>", tokenizer.eos_token_id)
+
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Instruction:
         return self.examples[index]
 
+    def crops(self, items: Sequence[Instruction]) -> NDArray[np.uint8]:
+        """uint8[B, S, S, 3] of the size that the tower sees."""
+        inner = pictures.centre(self.processor.image_size)
+        return np.stack([self.sources.pixels[i.pixels[0]][i.pixels[1]][inner, inner] for i in items])
+
     def collate(self, items: Sequence[Instruction]) -> dict[str, Any]:
-        size = self.processor.image_size
-        inner = pictures.centre(size)
-        crops = [self.sources.pixels[i.pixels[0]][i.pixels[1]][inner, inner] for i in items]
         prompt = self.processor.text([i.prompt for i in items])
         question = self.processor.text([i.question for i in items])
         tokens = [self.language.tokens(i.scores, i.question, i.history) for i in items]
-        end = self.language.tokenizer.convert_tokens_to_ids("<|im_end|>")
-        tokenizer = self.language.tokenizer
+        tokenizer, end = self.language.tokenizer, self.end
         answers = [[*tokenizer(i.answer, add_special_tokens=False)["input_ids"], end] for i in items]
         return {
-            "pixel_values": self.processor.normalize(np.stack(crops)),
+            "pixel_values": self.processor.normalize(self.crops(items)),
             "prompt_ids": prompt.ids, "prompt_mask": prompt.mask,
             "question_ids": question.ids, "question_mask": question.mask,
             "blind": torch.tensor([i.blind for i in items]),

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from instruct_data import distortions
 from instruct_data.faults import KADID_SCORES, apply_fault, severity_of
+from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.pretrained import cache_root
 from mint_iqa.vocabulary import FAULTS
@@ -111,7 +112,9 @@ def build(name: str, paths: list[str], kinds: tuple[str, ...], seed: int = 0) ->
                 pixels[len(rows)] = image
                 rows.append(asdict(row))
     pixels.flush()
-    (folder / f"{name}.json").write_text(json.dumps(rows))
+    temporary = folder / f".{name}.json"
+    temporary.write_text(json.dumps(rows))
+    temporary.replace(folder / f"{name}.json")  # whole or not there: it says that the pixels are
 
 
 def kept_quality(fault: str, level: int) -> float:
@@ -120,7 +123,13 @@ def kept_quality(fault: str, level: int) -> float:
 
 
 def load(name: str) -> tuple[NDArray[np.uint8], list[Row]]:
+    """Pixels and their table. MintIQAError where they were not built."""
     folder = pictures_folder()
+    if not (folder / f"{name}.json").is_file():
+        raise MintIQAError(
+            "pictures_missing",
+            f"The training pictures of {name} are not built: run python -m train.pictures.",
+        )
     rows = [Row(**row) for row in json.loads((folder / f"{name}.json").read_text())]
     return np.load(folder / f"{name}.npy", mmap_mode="r"), rows
 

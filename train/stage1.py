@@ -2,41 +2,36 @@
 
     python -m train.stage1 configs/nano/pretrain.yaml
     python -m train.stage1 configs/nano/stage1.yaml --set test_fold=1 output=runs/fold1
+    torchrun --nproc_per_node 2 -m train.stage1 configs/nano/stage1.yaml
+    deepspeed --num_gpus 2 --module train.stage1 configs/nano/stage1.yaml \\
+        --deepspeed configs/deepspeed/zero2.json
 
-A run writes checkpoints into its output folder and goes on from the last one when started again.
+A run that was cut off goes on with --resume and ends with the weights that it would have had.
 """
 
-import argparse
 import json
 import os
-from dataclasses import asdict
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import (
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import set_seed
 
-from instruct_data.settings import read_settings
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
-from mint_iqa.pretrained import cache_root, initialise
+from mint_iqa.pretrained import cache_root, initialise, written_whole
 from mint_iqa.processing import MintIQAProcessor
 from train.plan import Looks, Sources, draw, read_sources
-from train.settings import Optimisation, Stage1
-
-STAGE2_PARTS = ("qformer2.", "vision2.", "bridge.", "language_projection.")
+from train.resume import begin, rank, writing
+from train.run import PlanTrainer, command, device, run_to_end
+from train.settings import Stage1
+from train.trainable import STAGE2_PARTS, Learner, declare, restore
+from train.whole_batch import processes, whole_batch
 
 
 def load_model(source: str) -> tuple[MintIQAModel, MintIQAProcessor]:
@@ -49,32 +44,22 @@ def load_model(source: str) -> tuple[MintIQAModel, MintIQAProcessor]:
     return model, MintIQAProcessor.from_config(model.config, Path(source))
 
 
-def freeze_for_stage1(model: MintIQAModel, blocks: int) -> None:
-    """Stage 1 trains the tower above `blocks`, Q-Former 1 without word embeddings, heads and alignment."""
-    model.requires_grad_(True)
-    for name, parameter in model.named_parameters():
-        if name.startswith(STAGE2_PARTS) or name.startswith(tuple(model.config.referenced)):
-            parameter.requires_grad_(False)
-        elif name.startswith("vision.backbone."):
-            parameter.requires_grad_(0 <= blocks <= _depth(name))
-    for name in ("embeddings", "layernorm"):  # the final norm is unused where several blocks are tapped
-        getattr(model.vision.backbone, name).requires_grad_(False)
-
-
 def _depth(name: str) -> int:
     """Number of the tower block that a parameter belongs to; -1 outside the blocks."""
     parts = name.split(".")
-    return int(parts[parts.index("layer") + 1]) if "layer" in parts else -1
+    where = next((i for i, part in enumerate(parts) if part in ("layer", "layers")), None)
+    return -1 if where is None else int(parts[where + 1])
 
 
-def parameter_groups(model: nn.Module, recipe: Optimisation, blocks: int) -> list[dict[str, Any]]:
+def parameter_groups(model: MintIQAModel, recipe: Stage1) -> list[dict[str, Any]]:
     """AdamW groups: the tower's learning rate falls from block to block; vectors are not decayed."""
     groups: dict[tuple[float, float], list[Tensor]] = {}
+    last = len(model.vision.blocks()) - 1
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             rate = recipe.learning_rate if name.startswith("qformer") else recipe.head_learning_rate
             if name.startswith("vision.backbone."):
-                rate = recipe.tower_learning_rate * recipe.layer_decay ** (blocks - 1 - _depth(name))
+                rate = recipe.tower_learning_rate * recipe.layer_decay ** (last - _depth(name))
             decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
@@ -103,97 +88,72 @@ def rank_loss(predictions: Tensor, targets: Tensor) -> Tensor:
     return (hinge.nan_to_num() * known).sum() / known.sum().clamp(min=1)
 
 
-class StopAfter(TrainerCallback):
-    """Ends a run early without changing its learning-rate schedule."""
+class Scorer(Learner):
+    """Stage 1 as the Trainer drives it: a batch of looks -> the parts of its loss."""
 
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        control.should_training_stop = state.global_step >= self.steps
-
-
-class Stage1Trainer(Trainer):
-    """transformers' Trainer with our loss; examples come in the order of the plan."""
-
-    def __init__(self, recipe: Stage1, captions: Tensor | None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recipe, self.captions = recipe, captions
+    def __init__(self, model: MintIQAModel, recipe: Stage1, captions: Tensor | None = None) -> None:
+        """captions: `caption_bank`, for the contrastive loss."""
+        super().__init__()
+        self.model, self.recipe, self.captions = model, recipe, captions
         self.sentences: dict[tuple[int, ...], Tensor] = {}
 
-    def _get_train_sampler(self, *_: Any) -> Sampler[int]:
-        return SequentialSampler(self.train_dataset)
-
-    def create_optimizer(self, *_: Any, **__: Any) -> torch.optim.Optimizer:
-        groups = parameter_groups(self.model, self.recipe, self.model.config.vision["num_hidden_layers"])
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
-        return self.optimizer
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # Transformers saves the tower's attention under older names, which only `from_pretrained` translates
-        # back: the Trainer itself would skip those weights with a warning and go on from the start's.
-        saved = MintIQAModel.from_pretrained(resume_from_checkpoint, dtype=torch.float32)
-        self.model.load_state_dict(saved.state_dict())
-
-    def compute_loss(self, model: MintIQAModel, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        # Accelerate's autocast wraps `forward` only, and we call the model's parts.
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            encoded = model.encode_image(inputs["pixel_values"])
-            first = self._score(model, encoded, inputs["prompt_ids"], inputs["prompt_mask"])
-            second = self._score(model, encoded, inputs["second_ids"], inputs["second_mask"])
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Here and not around it: engines that wrap a module switch an outer autocast off.
+        with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            encoded = self.model.encode_image(inputs["pixel_values"])
+            first = self._score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
+            second = self._score(encoded, inputs["second_ids"], inputs["second_mask"])
             parts = self.losses(inputs, first, second)
-            if self.captions is not None and (inputs["captions"] >= 0).any():
-                contrast = self.contrast(model, encoded.image_embeds, inputs["captions"])
+            captions = whole_batch(inputs["captions"])
+            if self.captions is not None and (captions >= 0).any():
+                contrast = self.contrast(self.model.alignment.encode_image(encoded.image_embeds), captions)
                 parts["contrast"] = self.recipe.contrastive_weight * contrast
-        self._note(parts)
-        return torch.stack(list(parts.values())).sum()
+        return parts
 
-    def _score(self, model: MintIQAModel, encoded: EncodedImage, ids: Tensor, mask: Tensor) -> ScoreOutput:
+    def _score(self, encoded: EncodedImage, ids: Tensor, mask: Tensor) -> ScoreOutput:
         """`model.score`, with the frozen sentence vectors remembered: prompts come again every epoch."""
-        if model.alignment is None:
-            return model.score(encoded, ids, mask)
+        if self.model.alignment is None or processes() > 1:  # sharing weights, all must call the same modules
+            return self.model.score(encoded, ids, mask)
         keys = [tuple(row[:n]) for row, n in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self.sentences]
         if new:
-            vectors = model.alignment.encode_text(ids[new], mask[new])
+            vectors = self.model.alignment.encode_text(ids[new], mask[new])
             self.sentences |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
-        return model.score(encoded, ids, mask, torch.stack([self.sentences[key] for key in keys]))
+        return self.model.score(encoded, ids, mask, torch.stack([self.sentences[key] for key in keys]))
 
     def losses(self, inputs: dict[str, Tensor], first: ScoreOutput, second: ScoreOutput) -> dict[str, Tensor]:
-        targets = inputs["targets"]
-        wrong = torch.cat([targets[:, :2], inputs["second_correspondence"].unsqueeze(1)], dim=1)
-        human = inputs["human"]
-        losses = {
-            "first": masked_l1(first.scores.float(), targets),
-            "second": masked_l1(second.scores.float(), wrong),
-            "faults": self.recipe.fault_weight
-            * (
-                severity_loss(first.faults.float(), inputs["faults"])
-                + severity_loss(second.faults.float(), inputs["faults"])
-            ),
-        }
+        keys = ("targets", "second_correspondence", "human")
+        targets, mismatch, human = (whole_batch(inputs[key]) for key in keys)
+        scores, second_scores = (whole_batch(output.scores.float()) for output in (first, second))
+        wrong = torch.cat([targets[:, :2], mismatch.unsqueeze(1)], dim=1)
+        losses = {"first": masked_l1(scores, targets), "second": masked_l1(second_scores, wrong)}
+        if first.faults is not None and second.faults is not None:
+            severities = whole_batch(inputs["faults"])
+            both = [severity_loss(whole_batch(o.faults.float()), severities) for o in (first, second)]
+            losses["faults"] = self.recipe.fault_weight * (both[0] + both[1])
         # Right against wrong prompt of one picture: by half of what tells a matching picture from another.
-        gap = first.scores[:, 2].float() - second.scores[:, 2].float()
-        wanted = 0.5 * (targets[:, 2] - inputs["second_correspondence"])
+        gap = scores[:, 2] - second_scores[:, 2]
+        wanted = 0.5 * (targets[:, 2] - mismatch)
         losses["pair"] = self.recipe.rank_weight * (wanted - gap).clamp(min=0).nan_to_num().mean()
         if human.sum() > 1:
-            ranked = sum(rank_loss(first.scores[human, k].float(), targets[human, k]) for k in (0, 2))
+            ranked = sum(rank_loss(scores[human, k], targets[human, k]) for k in (0, 2))
             losses["rank"] = self.recipe.rank_weight * ranked
         return losses
 
-    def contrast(self, model: MintIQAModel, image_embeds: Tensor, rows: Tensor) -> Tensor:
-        """Each photograph against one caption of every photograph (its own caption in the right place)."""
-        used = rows >= 0
-        image = model.alignment.encode_image(image_embeds[used])
-        photographs = rows[used] // 5
-        bank = self.captions[torch.arange(len(self.captions)), rows[used][0] % 5].clone()
-        bank[photographs] = self.captions[photographs, rows[used] % 5]
-        logits = model.alignment.logit_scale.exp().clamp(max=100) * image @ bank.T
-        return cross_entropy(logits, photographs)
+    def contrast(self, image_vectors: Tensor, rows: Tensor) -> Tensor:
+        """Each photograph against one caption of every photograph (its own caption in the right place).
 
-    def _note(self, parts: dict[str, Tensor]) -> None:
-        if self.state.global_step % self.args.logging_steps == 0:
-            self.log({k: round(v.item(), 4) for k, v in parts.items()})
+        image_vectors float[b, Dt] of this process; rows int[B] of the whole batch, -1 for no photograph.
+        """
+        self.captions = self.captions.to(rows.device)
+        used = rows >= 0
+        image = whole_batch(image_vectors)[used]
+        photographs = rows[used] // 5
+        everyone = torch.arange(len(self.captions), device=rows.device)
+        bank = self.captions[everyone, rows[used][0] % 5].clone()
+        bank[photographs] = self.captions[photographs, rows[used] % 5]
+        logits = self.model.alignment.logit_scale.exp().clamp(max=100) * image @ bank.T
+        return cross_entropy(logits, photographs)
 
 
 @torch.no_grad()
@@ -207,71 +167,59 @@ def caption_bank(model: MintIQAModel, processor: MintIQAProcessor, sources: Sour
         for start in range(0, len(flat), 256):
             batch = flat[start : start + 256]
             text = processor.text(batch)
+            ids, mask = text.ids.to(model.device), text.mask.to(model.device)
             with torch.autocast(model.device.type, torch.bfloat16):
-                vectors |= dict(zip(batch, model.alignment.encode_text(text.ids, text.mask), strict=True))
-        save_file(
-            {"captions": torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])}, path
-        )
+                vectors |= dict(zip(batch, model.alignment.encode_text(ids, mask).cpu(), strict=True))
+        bank = torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])
+        # Under its name only when it is whole, whatever kills the process.
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        save_file({"captions": bank}, temporary)
+        temporary.replace(path)
     return load_file(path)["captions"]
 
 
-def arguments(recipe: Optimisation, output: str) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=output,
-        per_device_train_batch_size=recipe.batch_size,
-        num_train_epochs=1,
-        seed=recipe.seed,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup,
-        max_grad_norm=1.0,
-        bf16=recipe.bf16,
-        logging_steps=recipe.log_steps,
-        save_steps=recipe.save_steps,
-        save_total_limit=1,
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
-    )
+def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) -> tuple[Looks, Tensor | None]:
+    """What the run looks at, in order, and the caption bank where photographs are among it."""
+    sources = read_sources()
+    captions = caption_bank(model, processor, sources) if recipe.photograph_epochs else None
+    return Looks(draw(sources, recipe), sources, processor), captions
 
 
-def train(recipe: Stage1) -> Path:
-    """Run the recipe; the trained model's folder."""
+def scorer_of(recipe: Stage1) -> tuple[Scorer, MintIQAProcessor]:
+    """The start of the run: the same weights whenever it is called, and what the recipe names trains."""
     set_seed(recipe.seed)
+    model, processor = load_model(recipe.model)
+    scorer = Scorer(model, recipe)
+    declare(scorer, recipe.trains, model.config.referenced, foreign=STAGE2_PARTS)
+    return scorer, processor
+
+
+def save_model(model: MintIQAModel, processor: MintIQAProcessor, folder: Path) -> None:
+    """In float16, with the tokenizer where no part brings it."""
+    model.half().save_pretrained(folder, max_shard_size="90MB")
+    if "text" not in model.config.parts:
+        processor.tokenizer.save_pretrained(folder)
+
+
+def train(recipe: Stage1, resume: bool = False, deepspeed: Path | None = None) -> Path:
+    """Run the recipe; the trained model's folder."""
+    checkpoint = begin(recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    model, processor = load_model(recipe.model)
-    freeze_for_stage1(model, recipe.freeze_blocks)
-    sources = read_sources()
-    looks = Looks(draw(sources, recipe), sources, processor)
-    captions = caption_bank(model, processor, sources) if recipe.photograph_epochs else None
-    trainer = Stage1Trainer(
-        recipe,
-        captions,
-        model=model,
-        args=arguments(recipe, recipe.output),
-        train_dataset=looks,
-        data_collator=looks.collate,
-        callbacks=[StopAfter(recipe.stop_after)] if recipe.stop_after else [],
-    )
-    checkpoint = (
-        get_last_checkpoint(recipe.output) if recipe.resume and os.path.isdir(recipe.output) else None
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    scorer, processor = scorer_of(recipe)
+    data, scorer.captions = data_of(recipe, scorer.model.to(device()), processor)
+    groups = parameter_groups(scorer.model, recipe)
+    trainer = PlanTrainer(recipe, scorer, groups, data, data.collate, deepspeed)
+    learnt = run_to_end(trainer, checkpoint)
     folder = Path(recipe.output) / "model"
-    model.half().save_pretrained(folder, max_shard_size="90MB")
-    (folder.parent / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    if rank() == 0:
+        finished, processor = scorer_of(recipe)  # what didn't train is again that of the start, to the bit
+        restore(finished, learnt)
+        shutil.rmtree(folder, ignore_errors=True)
+        with writing(folder), written_whole(folder) as temporary:
+            save_model(finished.model, processor, temporary)
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", help="a YAML file of configs/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
-    options = parser.parse_args()
-    print(f"Trained: {train(read_settings(Stage1, options.recipe, options.set))}")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(command(Stage1, train, __doc__))

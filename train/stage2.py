@@ -1,67 +1,62 @@
-"""Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2's own layers, the projection and the
-LLM's LoRA learn to say what the picture shows.
+"""Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2, the projection and the LLM's LoRA
+learn to say what the picture shows.
 
     python -m train.stage2 configs/nano/stage2.yaml
+    python -m train.stage2 configs/nano/finetune_answers.yaml --set instructions=built output=runs/told
+
+Launchers, --set and --resume as for train.stage1.
 """
 
-import argparse
 import json
-import os
-from dataclasses import asdict, dataclass, field
+import logging
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import BitsAndBytesConfig, set_seed
 
 from instruct_data.settings import read_settings
+from mint_iqa.assessor import Assessor, find_checkpoint
 from mint_iqa.configuration import MintIQAConfig
+from mint_iqa.errors import MintIQAError
 from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel
+from mint_iqa.pretrained import written_whole
 from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.records import ModelInfo
 from mint_iqa.vocabulary import FAULT_WORDS, FaultName
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
-from train.settings import Optimisation, Stage1
-from train.stage1 import STAGE2_PARTS, StopAfter, arguments
+from train.resume import begin, rank, writing
+from train.run import PlanTrainer, command, device, run_to_end
+from train.settings import Lora, Stage1, Stage2
+from train.stage1 import save_model
+from train.told import Samples, Told, examples_of, read_samples, tell_loss
+from train.trainable import STAGE1_PARTS, Learner, declare
+from train.whole_batch import whole_batch
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@dataclass
-class Stage2(Optimisation):
-    """Recipe of a stage-2 run."""
+class Explainer(Learner):
+    """Both halves under one roof, as the Trainer drives it: instructions -> the parts of their loss."""
 
-    output: str = "runs/stage2"
-    stage1: str = "runs/stage1"  # a finished stage-1 run: its model and its split
-    examples: int = 8000
-    lora_rank: int = 16
-    lora_alpha: int = 32
-    lora_learning_rate: float = 5e-4
-    lora_targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
-    grounding_weight: float = 0.5  # of `Explainer.grounding_loss` beside the answer's cross-entropy
-    resume: bool = True
-
-
-class Explainer(nn.Module):
-    """Both halves under one roof, as the Trainer wants it."""
-
-    def __init__(self, model: MintIQAModel, language: LanguageModel, grounding_weight: float) -> None:
+    def __init__(self, model: MintIQAModel, language: LanguageModel, recipe: Stage2) -> None:
         super().__init__()
-        self.model, self.language, self.grounding_weight = model, language, grounding_weight
-        self.accepts_loss_kwargs = False
+        self.model, self.language, self.recipe = model, language, recipe
 
-    def forward(self, inputs: dict[str, Any]) -> Tensor:
-        soft = self._soft(inputs)
-        return self.answer_loss(soft, inputs) + self.grounding_weight * self.grounding_loss(soft, inputs)
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        # Here and not around it: engines that wrap a module switch an outer autocast off.
+        with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            soft = self._soft(inputs)
+            grounding = self.recipe.grounding_weight * self.grounding_loss(soft, inputs)
+            return {"answer": self.answer_loss(soft, inputs), "grounding": grounding}
 
     def grounding_loss(self, soft: Tensor, inputs: dict[str, Any]) -> Tensor:
         """How far the mean soft token is from the words for its picture's fault, among those for every fault.
@@ -69,15 +64,15 @@ class Explainer(nn.Module):
         The answers alone teach slowly what to read from soft tokens: one word in thirty names a fault. Where
         the LLM's own embeddings of the words lie, it finds them at once. 0 where no example shows a fault.
         """
-        rows = [i for i, fault in enumerate(inputs["fault"]) if fault]
-        if not rows:
-            return soft.new_zeros(())
         names = list(FAULT_WORDS)
         words = torch.stack([self.language.embed(self._word_ids(name)).mean(dim=0) for name in names])
         words = normalize((words - words.mean(dim=0)).float(), dim=-1)
-        seen = normalize(soft[rows].float().mean(dim=1), dim=-1)
-        wanted = torch.tensor([names.index(inputs["fault"][i]) for i in rows], device=seen.device)
-        return cross_entropy(GROUNDING_SCALE * seen @ words.T, wanted)
+        seen = normalize(soft.float().mean(dim=1), dim=-1)
+        # -100: no fault to show.
+        wanted = [names.index(fault) if fault else -100 for fault in inputs["fault"]]
+        wanted = torch.tensor(wanted, device=seen.device)
+        each = whole_batch(cross_entropy(GROUNDING_SCALE * seen @ words.T, wanted, reduction="none"))
+        return each.sum() / (whole_batch(wanted) >= 0).sum().clamp(min=1)
 
     def _word_ids(self, name: FaultName) -> list[int]:
         tokenize = self.language.tokenizer
@@ -91,92 +86,106 @@ class Explainer(nn.Module):
         answers = inputs["answers"]
         rows = [torch.cat([p, self.language.embed(a[:-1])]) for p, a in zip(prefixes, answers, strict=True)]
         embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(r) for r in rows])
-        mask = (torch.arange(embeds.shape[1]) < lengths.unsqueeze(1)).long()
-        causal = self.language.model.get_base_model()
-        hidden = causal.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        lengths = torch.tensor([len(r) for r in rows], device=embeds.device)
+        mask = (torch.arange(embeds.shape[1], device=embeds.device) < lengths.unsqueeze(1)).long()
+        causal = self._causal()
+        hidden = causal.model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
         # Logits at the answer's positions alone: the vocabulary is what costs.
         wanted = torch.cat(
             [hidden[i, len(p) - 1 : len(r)] for i, (p, r) in enumerate(zip(prefixes, rows, strict=True))]
         )
-        return cross_entropy(causal.lm_head(wanted).float(), torch.tensor([t for a in answers for t in a]))
+        tokens = torch.tensor([t for a in answers for t in a], device=embeds.device)
+        each = cross_entropy(causal.lm_head(wanted).float(), tokens, reduction="none")
+        counts = torch.tensor([len(a) for a in answers], device=embeds.device)
+        sums = torch.stack([part.sum() for part in each.split(counts.tolist())])
+        return whole_batch(sums).sum() / whole_batch(counts).sum()
+
+    def _causal(self) -> Any:
+        """The LLM without the adapter's wrapping."""
+        model = self.language.model
+        return model.get_base_model() if self.recipe.lora.rank else model
 
     def _soft(self, inputs: dict[str, Any]) -> Tensor:
-        with torch.no_grad():
-            encoded = self.model.encode_image(inputs["pixel_values"])
-            scored = self.model.score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
+        encoded = self.model.encode_image(inputs["pixel_values"])
+        scored = self.model.score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
         soft = self.model.soft_prompt(
             encoded, scored.quality_vectors, inputs["question_ids"], inputs["question_mask"]
         )
         return soft * (~inputs["blind"]).to(soft).view(-1, 1, 1)
 
 
-class Stage2Trainer(Trainer):
-    """Saves and resumes what trains, and nothing else."""
+def load_language(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
+    """The LLM that the recipe or else the config names, frozen, with the recipe's LoRA.
 
-    def __init__(self, recipe: Stage2, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.recipe = recipe
-
-    def _get_train_sampler(self, *_: Any) -> Sampler[int]:
-        return SequentialSampler(self.train_dataset)
-
-    def create_optimizer(self, *_: Any, **__: Any) -> torch.optim.Optimizer:
-        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for n, p in trained if "lora_" in n], "lr": self.recipe.lora_learning_rate},
-            {"params": [p for n, p in trained if "lora_" not in n], "lr": self.recipe.learning_rate},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        return self.optimizer
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
-            return model(inputs)
-
-    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return inputs
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trainable_state(self.model), folder / "trained.safetensors")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        state = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for name, tensor in state.items():
-                parameters[name].copy_(tensor)
+    MintIQAError where it is of another width than the model's soft tokens.
+    """
+    wanted = recipe.language
+    settings: dict[str, Any] = {"dtype": getattr(torch, wanted.dtype)}
+    if wanted.quantization:
+        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=wanted.quantization,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+        settings["device_map"] = {"": device()}
+    language = LanguageModel.load(config, None, **settings)
+    width = language.model.config.hidden_size
+    if width != config.language["hidden_size"]:
+        raise MintIQAError(
+            "bad_config",
+            f"The LLM is {width} wide and the model's soft tokens are {config.language['hidden_size']}: "
+            "train stage 1 with language.hidden_size set to the LLM's.",
+        )
+    for layer in language.modules():
+        # On CPUs with AVX512_BF16 an evaluation repacks the weights, and gradients are then lost silently.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    if (adapter := adapter_of(recipe)) is not None:
+        language.model = PeftModel.from_pretrained(language.model, adapter, is_trainable=True)
+    elif recipe.lora.rank:
+        with_lora(language, recipe.lora)
+    if wanted.gradient_checkpointing:
+        language.model.gradient_checkpointing_enable({"use_reentrant": False})
+    return language
 
 
-def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+def folder_of(recipe: Stage2) -> Path:
+    """The model that the run starts from: a finished stage 1, or one with both stages (`start`)."""
+    return find_checkpoint(recipe.start) if recipe.start else Path(recipe.stage1) / "model"
 
 
-def prepare(model: MintIQAModel) -> None:
-    """Stage 2 starts where stage 1 ended: Q-Former 2 is a copy of Q-Former 1, and its own layers train."""
-    model.qformer2.load_state_dict(model.qformer1.state_dict())
-    if model.vision2 is not None:
-        raise ValueError("a second tower is not trained by this recipe")
-    for name, parameter in model.named_parameters():
-        own = name.startswith(STAGE2_PARTS) and not name.startswith(tuple(model.config.referenced))
-        parameter.requires_grad_(own)
+def adapter_of(recipe: Stage2) -> Path | None:
+    """The LoRA adapter that a `start` brings. MintIQAError where that is a whole LLM."""
+    own = folder_of(recipe) / "language"
+    if not recipe.start or not own.is_dir():
+        return None
+    if (own / "config.json").is_file():
+        raise MintIQAError("bad_config", f"{own} is a whole LLM: stage 2 goes on from a LoRA adapter only.")
+    return own
 
 
-def with_lora(language: LanguageModel, recipe: Stage2) -> None:
+def with_lora(language: LanguageModel, lora: Lora) -> None:
+    """MintIQAError for a target that no layer of the LLM has."""
+    layers = {name.rsplit(".", 1)[-1] for name, _ in language.model.named_modules()}
+    if lacking := [target for target in lora.targets if target not in layers]:
+        raise MintIQAError(
+            "bad_config", f"lora.targets: the LLM has no layer {lacking[0]!r}; linear layers are named by it."
+        )
     config = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        target_modules=recipe.lora_targets,
-        task_type="CAUSAL_LM",
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
     )
     language.model = get_peft_model(language.model, config)
 
 
-def save_adapter(language: LanguageModel, folder: Path, config: MintIQAConfig) -> None:
+def save_adapter(
+    language: LanguageModel, learnt: dict[str, Tensor], folder: Path, config: MintIQAConfig
+) -> None:
     """The LoRA weights alone; their config names the part and not the folder that it lies in here."""
-    language.model.half().save_pretrained(folder)
+    inner = "language.model."
+    state = {name.removeprefix(inner): t.half() for name, t in learnt.items() if name.startswith(inner)}
+    language.model.save_pretrained(folder, state_dict=state)
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text())
     settings["base_model_name_or_path"] = config.parts.get("language") or config.language.get("source")
@@ -186,7 +195,9 @@ def save_adapter(language: LanguageModel, folder: Path, config: MintIQAConfig) -
 
 @torch.inference_mode()
 def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, rows: list[int]) -> Found:
-    """What stage 1 detects in the clean pictures of low quality among `rows`."""
+    """What stage 1 detects in the clean pictures of low quality among `rows`; none without a fault head."""
+    if not model.config.faults:
+        return {}
     low = {i for i in rows if float(sources.human[i]["mos_quality"]) / 5 < CLEAN_FROM}
     chosen = [i for i, r in enumerate(sources.rows["agiqa3k"]) if r.variant == "clean" and r.source in low]
     inner = pictures.centre(processor.image_size)
@@ -195,56 +206,100 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
         part = chosen[start : start + 32]
         text = processor.text([sources.human[sources.rows["agiqa3k"][i].source]["prompt"] for i in part])
         pixels = processor.normalize(sources.pixels["agiqa3k"][part][:, inner, inner])
-        with torch.autocast("cpu", torch.bfloat16):
-            severities = model(pixels, text.ids, text.mask).faults.float().sigmoid()
+        inputs = [tensor.to(model.device) for tensor in (pixels, text.ids, text.mask)]
+        with torch.autocast(model.device.type, torch.bfloat16):
+            severities = model(*inputs).faults.float().sigmoid()
         found |= {i: detected(s.tolist(), model.config.faults) for i, s in zip(part, severities, strict=True)}
     return found
 
 
-def train(recipe: Stage2) -> Path:
-    """Run the recipe; the folder of the whole model, both stages."""
-    set_seed(recipe.seed)
-    first = Path(recipe.stage1)
-    model = MintIQAModel.from_pretrained(first / "model", dtype=torch.float32).eval()
-    processor = MintIQAProcessor.from_config(model.config)
-    language = LanguageModel.load(model.config, None, dtype=torch.float32)
-    prepare(model)
-    with_lora(language, recipe)
+def data_of(
+    recipe: Stage2, told: Samples | None, explainer: Explainer, processor: MintIQAProcessor
+) -> tuple[Instructions, Told | None]:
+    """What the run reads, in order, and what its loss is only measured on. told: the recipe's own data."""
+    explainer.model.eval()
+    if told is None:
+        return drawn(recipe, explainer, processor), None
+    scorer = Assessor(explainer.model, processor, ModelInfo(name="", revision=""))
+    return examples_of(told, scorer, explainer.language, recipe.passes, recipe.seed)
+
+
+def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> Instructions:
+    """Pictures of stage 1's own training split, and answers that are true of them."""
     sources = read_sources()
-    scores_recipe = Stage1(**json.loads((first / "recipe.json").read_text()))
-    rows = split(sources.human, scores_recipe).train.tolist()
-    photographs = range(len(sources.photographs) - scores_recipe.held_out_photographs)
-    found = find_faults(model, processor, sources, rows)
+    first = read_settings(Stage1, Path(recipe.stage1) / "recipe.json")
+    rows = split(sources.human, first).train.tolist()
+    photographs = range(len(sources.photographs) - first.held_out_photographs)
+    found = find_faults(explainer.model, processor, sources, rows)
     examples = draw_instructions(sources, rows, photographs, found, recipe.examples, recipe.seed)
-    data = Instructions(examples, sources, processor, language)
-    trainer = Stage2Trainer(
-        recipe,
-        model=Explainer(model, language, recipe.grounding_weight),
-        args=arguments(recipe, recipe.output),
-        train_dataset=data,
-        data_collator=data.collate,
+    return Instructions(examples, sources, processor, explainer.language)
+
+
+def start_of(recipe: Stage2) -> tuple[MintIQAModel, MintIQAProcessor]:
+    """What stage 1 left, with Q-Former 2 as a copy of Q-Former 1 where the recipe says so, or `start`."""
+    folder = folder_of(recipe)
+    set_seed(recipe.seed)
+    model = MintIQAModel.from_pretrained(folder, dtype=torch.float32)
+    if recipe.copy_qformer and not recipe.start:
+        model.qformer2.load_state_dict(model.qformer1.state_dict())
+    if recipe.language.source:
+        model.config.language["source"] = recipe.language.source
+    return model, MintIQAProcessor.from_config(model.config, folder)
+
+
+def explainer_of(recipe: Stage2, model: MintIQAModel) -> Explainer:
+    """The model with its LLM, and what the recipe names trains."""
+    explainer = Explainer(model, load_language(model.config, recipe), recipe)
+    declare(explainer, recipe.trains, model.config.referenced, foreign=STAGE1_PARTS)
+    return explainer
+
+
+def parameter_groups(explainer: Explainer, recipe: Stage2) -> list[dict[str, Any]]:
+    """AdamW's: LoRA has a learning rate of its own."""
+    trained = {n: p for n, p in explainer.parameters_by_name().items() if p.requires_grad}
+    lora = {n: p for n, p in trained.items() if "lora_" in n}
+    rates = (
+        (list(lora.values()), recipe.lora.learning_rate),
+        ([p for n, p in trained.items() if n not in lora], recipe.learning_rate),
     )
-    if recipe.stop_after:
-        trainer.add_callback(StopAfter(recipe.stop_after))
-    # Dropout would only blur the few numbers that a small adapter learns; nothing here is in training mode.
-    checkpoint = (
-        get_last_checkpoint(recipe.output) if recipe.resume and os.path.isdir(recipe.output) else None
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    return [{"params": p, "lr": rate, "weight_decay": recipe.weight_decay} for p, rate in rates if p]
+
+
+def train(recipe: Stage2, resume: bool = False, deepspeed: Path | None = None) -> Path:
+    """Run the recipe; the folder of the whole model, both stages."""
+    # First, since it takes a second to find a broken line, and ten to load the models.
+    told = read_samples(recipe.instructions, recipe.images) if recipe.instructions else None
+    checkpoint = begin(recipe, resume)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    model, processor = start_of(recipe)
+    explainer = explainer_of(recipe, model.to(device()))
+    data, measured = data_of(recipe, told, explainer, processor)
+    if measured is not None:
+        tell_loss("before", explainer, measured, recipe.batch_size)
+    groups = parameter_groups(explainer, recipe)
+    trainer = PlanTrainer(recipe, explainer, groups, data, data.collate, deepspeed)
+    learnt = run_to_end(trainer, checkpoint)
+    if measured is not None:
+        tell_loss("after", explainer, measured, recipe.batch_size)
     folder = Path(recipe.output) / "model"
-    model.half().save_pretrained(folder, max_shard_size="90MB")
-    save_adapter(language, folder / "language", model.config)
-    (Path(recipe.output) / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    if rank() == 0:
+        finish(recipe, explainer.language, learnt, folder)
     return folder
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", help="a YAML file of configs/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
-    options = parser.parse_args()
-    print(f"Trained: {train(read_settings(Stage2, options.recipe, options.set))}")
+def finish(recipe: Stage2, language: LanguageModel, learnt: dict[str, Tensor], folder: Path) -> None:
+    """Write the model: what stage 1 left, to the bit, and what was learnt beside it."""
+    model, processor = start_of(recipe)
+    own = model.state_dict()
+    for name in learnt.keys() & own.keys():
+        own[name].copy_(learnt[name])
+    shutil.rmtree(folder, ignore_errors=True)
+    with writing(folder), written_whole(folder) as temporary:
+        save_model(model, processor, temporary)
+        if recipe.lora.rank or adapter_of(recipe):
+            save_adapter(language, learnt, temporary / "language", model.config)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(Stage2, train, __doc__))

@@ -1,7 +1,7 @@
 """Scores from any CSV file (UTF-8, commas, a header) whose columns and ranges are named."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from instruct_data.importers.scores import drop_conflicts
@@ -14,13 +14,17 @@ from mint_iqa.vocabulary import Dimension
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; columns not named here are ignored, and counted."""
+    """Which column holds what; columns not named here are ignored, and counted.
+
+    spreads: columns of the raters' standard deviations, in the unit of the score's own column.
+    """
 
     scores: Mapping[Dimension, ScoreColumn]
     image: str = "image"
     prompt: str | None = None
     generator: str | None = None
     reference: str | None = None
+    spreads: Mapping[Dimension, str] = field(default_factory=dict)
 
 
 def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedImage]:
@@ -31,7 +35,8 @@ def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedIm
     if not columns.scores:
         raise MintIQAError("bad_argument", "No column of scores is named: add e.g. --quality mos:1:5.")
     texts = (columns.image, columns.prompt, columns.generator, columns.reference)
-    needed = [*filter(None, texts), *(column.name for column in columns.scores.values())]
+    scores = [column.name for column in columns.scores.values()]
+    needed = [*filter(None, texts), *scores, *columns.spreads.values()]
     ratings = []
     for line, row in csv_rows(path, needed, findings):
         with findings.at(line):
@@ -42,6 +47,7 @@ def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedIm
                 generator=row[columns.generator] if columns.generator else None,
                 reference=row[columns.reference] or None if columns.reference else None,
                 mos={dimension: _score(row, column) for dimension, column in columns.scores.items()},
+                mos_std={d: _spread(row, columns.scores[d], name) for d, name in columns.spreads.items()},
             )
             ratings.append((line, rating))
     return drop_conflicts(ratings, findings)
@@ -49,3 +55,7 @@ def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedIm
 
 def _score(row: Mapping[str, str], column: ScoreColumn) -> float:
     return percent(column.name, number(column.name, row[column.name]), column.worst, column.best)
+
+
+def _spread(row: Mapping[str, str], column: ScoreColumn, name: str) -> float:
+    return number(name, row[name]) / abs(column.best - column.worst) * 100

@@ -1,7 +1,8 @@
-"""The `mint-iqa` command: score images, ask about them, compare with people, convert, print the schema.
+"""The `mint-iqa` command: score, report, ask, compare with people, convert, print the schema.
 
 Results go to stdout or `--output`, everything else to stderr. Exit code 0: all well; 1: some items of several
-failed, and have an `error` in the output; 2: the input was of no use, a single image included; 130: Ctrl-C.
+failed, and have an `error` in the output; 2: the input was of no use, a single image included; 3: none
+failed, but some are below --fail-under; 130: Ctrl-C.
 """
 
 import json
@@ -16,6 +17,7 @@ from mint_iqa.cli.ask import ask
 from mint_iqa.cli.convert import convert
 from mint_iqa.cli.evaluate import evaluate
 from mint_iqa.cli.output import complain
+from mint_iqa.cli.report import report
 from mint_iqa.cli.score import score
 from mint_iqa.errors import MintIQAError
 from mint_iqa.records import LIBRARY_VERSION
@@ -62,7 +64,7 @@ app.command()(score)
 app.command()(ask)
 app.command()(convert)
 app.command()(evaluate)
-app.command()(evaluate)
+app.command()(report)
 
 
 @app.command()

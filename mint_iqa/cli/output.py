@@ -9,14 +9,21 @@ from typing import Literal, TextIO
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.records import Answer, Assessment, Record
 from mint_iqa.table import panel, plain
 
-Format = Literal["table", "json", "jsonl"]
+Format = Literal["table", "json", "jsonl", "csv", "parquet"]
 
 
 def unwritable(output: Path) -> MintIQAError:
@@ -36,7 +43,7 @@ def export(records: Iterator[Record], total: int | None, format: Format, output:
             yield record
 
     with _opened(output) as stream:
-        with _progress(format, stream) as progress:
+        with progress_bar(torn=format == "jsonl" and stream.isatty()) as progress:
             if format == "jsonl":
                 _write_lines(watched(), stream)
             else:
@@ -62,13 +69,20 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         yield stream
 
 
-def _progress(format: Format, stream: TextIO) -> Progress:
-    """A bar on stderr if that is a terminal, unless lines that appear on the same terminal would tear it."""
+class Rate(ProgressColumn):
+    """How many items a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
+
+
+def progress_bar(torn: bool = False) -> Progress:
+    """A bar on stderr if that is a terminal, unless it would be `torn` by lines on the same terminal."""
     console = Console(stderr=True)
-    torn = format == "jsonl" and stream.isatty()
     return Progress(
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeRemainingColumn(),
         console=console,
         transient=True,

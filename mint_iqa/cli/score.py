@@ -1,9 +1,15 @@
 """`mint-iqa score`."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from mint_iqa.batches import Batch, Batches, batches_of, readers_for, score_batches
+from mint_iqa.cli.fail_under import FailUnder, gate, limits_of
+from mint_iqa.cli.long_run import Engine, score_into_file
 from mint_iqa.cli.options import (
     Device,
     Dtype,
@@ -17,33 +23,116 @@ from mint_iqa.cli.options import (
     load,
 )
 from mint_iqa.cli.output import Format, export
-from mint_iqa.manifest import Item, assessments, read_manifest
+from mint_iqa.columns import need_pyarrow
+from mint_iqa.errors import MintIQAError
+from mint_iqa.folders import find_items, is_list
+from mint_iqa.manifest import read_manifest
+from mint_iqa.ray_batches import Loading, score_batches_on_ray
+from mint_iqa.records import ModelInfo
+
+if TYPE_CHECKING:
+    from mint_iqa.assessor import Assessor
+
+KEPT: tuple[Format, ...] = ("jsonl", "csv", "parquet")  # in a file these survive the end of the run
 
 
 def score(
-    images: Annotated[list[str] | None, typer.Argument(metavar="IMAGE...", help="Image files.")] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE|DIR|GLOB|CSV...", help="Image files, folders, patterns in quotes, manifests."
+        ),
+    ] = None,
     prompt: Prompt = None,
     manifest: Manifest = None,
     output: Output = None,
-    format: Annotated[Format | None, typer.Option(help="table for images, jsonl for a manifest.")] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="By the name of --output; else table for images, jsonl for a list of them."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an --output that was cut off, or start it.")
+    ] = False,
     explain: Annotated[
-        bool | None, typer.Option("--explain/--no-explain", help="On for images, off for a manifest.")
+        bool | None, typer.Option("--explain/--no-explain", help="On for images, off for a list of them.")
     ] = None,
     model: Model = "nano",
     device: Device = None,
     dtype: Dtype = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 8,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, see docs/sizing.md.")
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that read images; with ray, that score them. One a core."),
+    ] = None,
+    fail_under: FailUnder = None,
 ) -> None:
     """Score images on 0..100, higher is better, and say why.
 
-    A manifest has the column image, and may have prompt; other columns become metadata.
+    A manifest has the column image, and may have prompt; other columns become metadata. A run into a .jsonl,
+    .csv or .parquet file may be ended at any time, and goes on with --resume.
     """
     check_choice(images, manifest, prompt)
     check_output(output, images, manifest)
-    single_items = [Item(name, name, given(prompt)) for name in images or ()]
-    items = read_manifest(manifest) if manifest else single_items
-    explain = manifest is None if explain is None else explain
-    assessor = load(model, device, dtype)
-    records = assessments(assessor, items, batch_size=batch_size, explain=explain)
-    single = manifest is None and len(items) == 1
-    export(records, None if single else len(items), format or ("jsonl" if manifest else "table"), output)
+    limits = limits_of(fail_under or ())
+    listed = manifest is not None or any(map(is_list, images or ()))
+    format = format or _usual_format(output, listed)
+    _check_format(format, output, resume)
+    items = read_manifest(manifest) if manifest else find_items(images or (), given(prompt))
+    explain = not listed if explain is None else explain
+
+    info, score_all = (
+        _on_ray(Loading(model, device, dtype), explain, workers)
+        if engine == "ray"
+        else _here(load(model, device, dtype), explain, workers)
+    )
+    with gate(limits) as watching:
+        if output is not None and format in KEPT:
+            return score_into_file(
+                items,
+                output,
+                score_all,
+                model=info,
+                table=format != "jsonl",
+                batch_size=batch_size,
+                explain=explain,
+                resume=resume,
+                note=watching.note if limits else None,
+            )
+        single = not listed and len(items) == 1
+        records = chain.from_iterable(score_all(batches_of(items, batch_size)))
+        export(watching.watch(records), None if single else len(items), format, output)
+
+
+def _here(assessor: "Assessor", explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
+    def score_all(batches: Sequence[Batch]) -> Batches:
+        readers = readers_for(len(batches)) if workers is None else workers
+        return score_batches(assessor, batches, explain=explain, readers=readers)
+
+    return assessor.model_info, score_all
+
+
+def _on_ray(loading: Loading, explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
+    from mint_iqa.assessor import info_of
+
+    def score_all(batches: Sequence[Batch]) -> Batches:
+        return score_batches_on_ray(batches, loading=loading, explain=explain, workers=workers)
+
+    return info_of(loading.model), score_all
+
+
+def _usual_format(output: Path | None, listed: bool) -> Format:
+    suffixes: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+    by_name = suffixes.get(output.suffix.lower()) if output else None
+    return by_name or ("jsonl" if listed else "table")
+
+
+def _check_format(format: Format, output: Path | None, resume: bool) -> None:
+    if output is None and format in ("csv", "parquet"):
+        raise MintIQAError("bad_argument", f"--format {format} is for files: give --output.")
+    if resume and (output is None or format not in KEPT):
+        raise MintIQAError("bad_argument", "--resume needs an --output in .jsonl, .csv or .parquet.")
+    if format == "parquet":
+        need_pyarrow()

@@ -9,8 +9,8 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.pairs import Pair
 from mint_iqa.evaluation.plots import calibration_plot, scatter
 from mint_iqa.evaluation.results import Evaluation, Judged, to_json
-from mint_iqa.evaluation.table import Grid, grids
-from mint_iqa.pages import head, thumbnail, warning
+from mint_iqa.evaluation.table import grids
+from mint_iqa.pages import figure, head, table, thumbnail, warning
 from mint_iqa.vocabulary import Dimension
 
 EXPLAINED = (
@@ -53,12 +53,12 @@ def _page(evaluation: Evaluation, images: Path) -> Iterator[str]:
 def _dimension(name: Dimension, judged: Judged, images: Path) -> Iterator[str]:
     data, found, unit = judged.data, judged.agreement, judged.column.name
     yield f"<h2>{name.capitalize()}</h2>"
-    yield from map(_table, grids(name, judged))
+    yield from (table(grid.title, grid.header, grid.rows) for grid in grids(name, judged))
     if found.rounds:
         yield f'<p class="small">Rounds: {found.rounds.protocol}.</p>'
     yield '<div class="plots">'
-    yield _figure(scatter(data.scores, data.labels, found.curve, unit), "Each image, and the logistic curve.")
-    yield _figure(
+    yield figure(scatter(data.scores, data.labels, found.curve, unit), "Each image, and the logistic curve.")
+    yield figure(
         calibration_plot(found.calibration, unit),
         "Calibration: ten equal parts of the images by predicted label (the curve fitted on other prompts), "
         "with 95 % t intervals of the mean label.",
@@ -66,22 +66,6 @@ def _dimension(name: Dimension, judged: Judged, images: Path) -> Iterator[str]:
     yield '</div><h3>Judged worst</h3><div class="samples many">'
     yield from (_image(images, name, *each) for each in judged.worst())
     yield "</div>"
-
-
-def _table(grid: Grid) -> str:
-    header = "".join(f"<th>{escape(name)}</th>" for name in grid.header)
-    rows = "".join(map(_row, grid.rows))
-    caption = f"<caption>{escape(grid.title)}</caption>"
-    return f'<div class="wide"><table class="figures">{caption}<tr>{header}</tr>{rows}</table></div>'
-
-
-def _row(cells: list[str]) -> str:
-    what, *figures = map(escape, cells)
-    return f"<tr><td>{what}</td>{''.join(f'<td class=n>{figure}</td>' for figure in figures)}</tr>"
-
-
-def _figure(plot: str, text: str) -> str:
-    return f"<figure>{plot}<figcaption>{escape(text)}</figcaption></figure>"
 
 
 def _image(images: Path, name: Dimension, pair: Pair, predicted: float, label: float) -> str:

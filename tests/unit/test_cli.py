@@ -153,7 +153,7 @@ def test_a_table_shows_scores_words_faults_and_reasons(folder, run):
 
 def test_the_table_leaves_out_reasons_when_told_to(folder, run, fake):
     assert "All in all." not in run("score", "fair.png", "--no-explain")[1]
-    assert ("assess_many", 8, False) in fake.calls
+    assert ("assess_many", 1, False) in fake.calls
 
 
 def test_a_table_stays_on_the_screen_and_the_file_gets_the_same_as_json(folder, run):
@@ -217,8 +217,9 @@ def test_output_goes_to_a_file(folder, run):
 
 
 def test_model_options_reach_the_model(folder, run, fake):
-    run("score", "fair.png", "--model", "m", "--device", "cpu", "--dtype", "float32", "--batch-size", "3")
-    assert fake.calls == [("load", "m", "cpu", "float32"), ("assess_many", 3, True)]
+    options = ("--model", "m", "--device", "cpu", "--dtype", "float32", "--batch-size", "1")
+    run("score", "fair.png", "good.png", *options)
+    assert fake.calls == [("load", "m", "cpu", "float32"), *[("assess_many", 1, True)] * 2]
 
 
 def test_a_missing_model_is_one_sentence(folder, run):
@@ -251,7 +252,17 @@ def test_a_manifest_gives_one_line_an_item_in_order(folder, run, fake):
     ]
     assert [each["prompt"] for each in found] == ["a fox,\nred", None, "lost", None]
     assert found[0]["scores"]["correspondence"] == 90
-    assert ("assess_many", 8, False) in fake.calls
+    assert ("assess_many", 4, False) in fake.calls
+
+
+def test_a_manifest_a_folder_and_a_pattern_may_stand_where_an_image_does(folder, run):
+    write_csv(folder / "m.csv", ["image", "prompt"], ["fair.png", "a fox"])
+    for argument, count in (("m.csv", 1), (".", 3), ("*.png", 3), ("[fg]*.png", 2)):
+        code, out, _ = run("score", argument)
+        found = lines(out)
+        assert (code, len(found)) == (count == 3, count)  # broken.png fails
+        assert all(record.get("explanation") is None for record in found)
+    assert lines(run("score", "m.csv")[1])[0]["prompt"] == "a fox"
 
 
 def test_a_manifest_without_other_columns_leaves_no_metadata(folder, run):
@@ -279,7 +290,7 @@ def test_a_row_with_too_many_cells_is_an_error_record(folder, run):
     assert short["scores"]["quality"] == 70
 
 
-def test_lines_are_written_as_they_come(folder, run, monkeypatch):
+def test_lines_are_written_batch_by_batch(folder, run, monkeypatch):
     write_csv(folder / "m.csv", ["image"], ["fair.png"], ["good.png"])
     seen = []
 
@@ -289,7 +300,7 @@ def test_lines_are_written_as_they_come(folder, run, monkeypatch):
             yield self.assess(image, None, explain)
 
     monkeypatch.setattr(FakeAssessor, "assess_many", slowly)
-    run("score", "--manifest", "m.csv", "--output", "out.jsonl")
+    run("score", "--manifest", "m.csv", "--output", "out.jsonl", "--batch-size", "1")
     assert seen == [0, 1]
 
 
@@ -325,6 +336,11 @@ def test_a_manifest_that_cannot_be_opened_is_one_sentence(folder, run):
         (["score", "--manifest", "m.csv", "--prompt", "a fox"], "prompt column"),
         (["score", "fair.png", "--output", "none/out.json"], "missing folder"),
         (["score", "fair.png", "--output", "."], "is a folder"),
+        (["score", "fair.png", "--resume"], "--resume needs an --output"),
+        (["score", "fair.png", "--output", "out.json", "--resume"], "in .jsonl, .csv or .parquet"),
+        (["score", "fair.png", "--format", "csv"], "give --output"),
+        (["score", "m.csv", "--prompt", "a fox"], "prompt column"),
+        (["score", "*.gif"], "holds no image files"),
         (["score", "fair.png", "--output", "fair.png"], "is also an input"),
         (["score", "--manifest", "m.csv", "--output", "m.csv"], "is also an input"),
         (["ask", "fair.png"], "no question"),
@@ -421,6 +437,9 @@ def test_help_names_every_command_and_option(run):
         "device",
         "dtype",
         "batch-size",
+        "resume",
+        "engine",
+        "workers",
     ):
         assert f"--{option}" in out
 

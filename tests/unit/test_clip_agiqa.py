@@ -588,7 +588,7 @@ def test_a_backbone_that_the_files_were_not_trained_on_is_refused():
 def test_a_file_that_would_run_code_is_refused(pair, backbone, tmp_path):
     torch.save({"ctx": nn.Linear(1, 1)}, pair[0])
     message = refusal(lambda: convert_published(*pair, tmp_path / "x", str(backbone)), "bad_checkpoint")
-    assert "AUX.pth is no state dict" in message
+    assert "AUX.pth holds other objects than tensors" in message
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state dict", None])

@@ -1,5 +1,7 @@
 """Pictures and texts become tensors in one way, and what is lost on the way is said."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,15 @@ def test_a_text_is_cut_at_the_limit_with_its_special_tokens_and_flagged(words, c
 def test_a_text_of_many_short_tokens_is_flagged_although_it_has_few_characters():
     text = processor().text(["!" * 15])
     assert text.cut == (True,) and text.ids.shape == (1, 16)
+
+
+@pytest.mark.parametrize("piece", ["a fox ", "x", "狐", "e\u0301", ".", "🦊"])
+def test_a_text_of_a_megabyte_costs_no_more_than_its_first_part(piece):
+    first = processor().text([piece * 10_000])
+    start = time.process_time()
+    text = processor().text([piece * (1_000_000 // len(piece.encode()))])
+    assert time.process_time() - start < 1
+    assert text.cut == (True,) and torch.equal(text.ids, first.ids)
 
 
 def test_the_tokenizer_comes_from_the_checkpoints_folder(tmp_path):

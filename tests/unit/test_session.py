@@ -343,7 +343,7 @@ def test_the_exported_csv_has_a_row_for_every_picture_and_no_formulas():
         image="=1+1.png", model=ModelInfo(name="nano", revision="0"), error={"code": "x", "message": "No."}
     )
     rows = list(csv.DictReader(io.StringIO(csv_text([assessment(("blur",), quality=12.346), failed]))))
-    assert (rows[0]["quality"], rows[0]["quality_level"], rows[0]["faults"]) == ("12.35", "bad", "blur 0.50")
+    assert (rows[0]["quality"], rows[0]["quality_level"], rows[0]["fault_blur"]) == ("12.35", "bad", "0.5")
     assert (rows[1]["image"], rows[1]["quality"], rows[1]["error"]) == ("'=1+1.png", "", "No.")
 
 

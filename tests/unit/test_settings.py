@@ -8,8 +8,8 @@ import pytest
 from instruct_data.build import Build
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
-from train.settings import Optimisation, Stage1
-from train.stage2 import Stage2
+from train.finetune import Finetune
+from train.settings import Optimisation, Stage1, Stage2
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
@@ -30,10 +30,15 @@ def problem(path: Path, overrides: list[str] | None = None) -> MintIQAError:
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    commands = {Stage1: "train.stage1", Stage2: "train.stage2", Build: "instruct_data build"}
+    commands = {
+        Stage1: "train.stage1", Stage2: "train.stage2", Finetune: "train.finetune",
+        Build: "instruct_data build",
+    }  # fmt: skip
     (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")
+    if kind is not Build:
+        assert "# Time: " in text and "Figures: " in text and settings.trains
 
 
 def test_there_are_recipes() -> None:
@@ -92,6 +97,26 @@ def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str) -> None:
     assert error.code == "bad_config" and "recipe.yaml" in str(error)
 
 
+HEAP = "&a [x, x, x, x, x, x, x, x, x, x]"
+LAUGHS = (
+    f"output: {HEAP}\nhuman_epochs: &b [{', '.join(['*a'] * 10)}]\nfolds: &c [{', '.join(['*b'] * 10)}]\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["folds: " + "[" * 5000, "folds: 2020-99-99", "folds: " + "9" * 5000, LAUGHS, "folds: " + "x" * 10**6],
+)
+def test_a_recipe_made_to_break_the_reader_is_refused_in_a_short_sentence(tmp_path: Path, text: str) -> None:
+    error = problem(recipe(tmp_path, text))
+    assert error.code == "bad_config" and len(str(error)) < 1000
+
+
+def test_a_setting_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MintIQAError, match="ratings is missing"):
+        read_settings(Build, recipe(tmp_path, "images: a\n"))
+
+
 def test_a_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.yaml"
     path.write_bytes(b"\xff\xfe\x00\x81")
@@ -115,9 +140,28 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
 def test_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
     path = recipe(tmp_path, "test_fold: 2\noutput: runs/a\n")
     read = read_settings(
-        Stage1, path, ["test_fold=null", "output=runs/x=y", "human_epochs=1.5", "resume=false"]
+        Stage1, path, ["test_fold=null", "output=runs/x=y", "human_epochs=1.5", "bf16=false"]
     )
-    assert (read.test_fold, read.output, read.human_epochs, read.resume) == (None, "runs/x=y", 1.5, False)
+    assert (read.test_fold, read.output, read.human_epochs, read.bf16) == (None, "runs/x=y", 1.5, False)
+
+
+def test_an_override_reaches_into_a_group_and_leaves_the_rest_of_it(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "lora:\n  rank: 4\n  alpha: 8\n")
+    read = read_settings(Stage2, path, ["lora.rank=2", "language.dtype=bfloat16"])
+    assert (read.lora.rank, read.lora.alpha, read.language.dtype) == (2, 8, "bfloat16")
+
+
+@pytest.mark.parametrize(("text", "override"), [("lora: {rnk: 4}", []), ("", ["lora.rnk=4"])])
+def test_an_unknown_key_of_a_group_is_refused_by_its_path(
+    tmp_path: Path, text: str, override: list[str]
+) -> None:
+    with pytest.raises(MintIQAError, match=r"unknown keys lora\.rnk: known are .*lora\.rank"):
+        read_settings(Stage2, recipe(tmp_path, text), override)
+
+
+def test_an_override_inside_a_plain_setting_is_refused(tmp_path: Path) -> None:
+    error = problem(recipe(tmp_path, "folds: 3\n"), ["folds.x=1"])
+    assert error.code == "bad_argument" and "folds" in str(error)
 
 
 @pytest.mark.parametrize("text", ["folds", "", "folds=[1"])

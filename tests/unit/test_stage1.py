@@ -11,15 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import set_seed
 
+from instruct_data.settings import read_settings
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.modeling import MintIQAModel
-from tests.unit.training_fixtures import NANO, World, kill_after_first_checkpoint, living_in
+from mint_iqa.processing import MintIQAProcessor
+from tests.unit.training_fixtures import NANO, TRAINS, World, living_in
 from train import pictures, stage1
 from train.plan import Looks, draw, read_sources
+from train.run import PlanTrainer, run_to_end
 from train.settings import Stage1
-from train.stage1 import freeze_for_stage1, load_model, masked_l1, parameter_groups, rank_loss
+from train.stage1 import Scorer, load_model, masked_l1, parameter_groups, rank_loss, scorer_of
+from train.trainable import STAGE2_PARTS, declare
 
 NAN = float("nan")
 
@@ -33,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def recipe(world: World, output: Path, **settings: Any) -> Stage1:
     small: dict[str, Any] = {"model": str(world.config), "output": str(output), "batch_size": 4}
-    small |= {"freeze_blocks": 1, "held_out_photographs": 2, "test_fold": 0, "warmup": 0.0}
+    small |= {"trains": list(TRAINS), "held_out_photographs": 2, "test_fold": 0, "warmup": 0.0}
     small |= {"human_epochs": 1.0, "photograph_epochs": 1.0, "log_steps": 1, "bf16": False, "threads": 1}
     return Stage1(**(small | settings))
 
@@ -52,9 +55,11 @@ def uninterrupted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def nano() -> MintIQAModel:
+    """nano as its recipe trains it."""
     with torch.device("meta"):
         model = MintIQAModel(MintIQAConfig(**json.loads((NANO / "model.json").read_text())))
-    freeze_for_stage1(model, blocks=5)
+    settings = read_settings(Stage1, NANO / "stage1.yaml")
+    declare(Scorer(model, settings), settings.trains, model.config.referenced, STAGE2_PARTS)
     return model
 
 
@@ -65,18 +70,18 @@ def trainable(model: MintIQAModel) -> set[str]:
 def test_nano_trains_exactly_these(nano: MintIQAModel) -> None:
     owners = Counter(".".join(name.split(".")[:2]) for name in trainable(nano))
     assert owners == {
-        "vision.backbone": 7 * 18, "vision.readout": 4 * 2 + 2 * 2,
+        "vision.backbone": 8 * 18, "vision.readout": 4 * 2 + 2 * 2,
         "qformer1.query_tokens": 1, "qformer1.encoder": 3 + 6 * (10 + 2 * 6) + 3 * 10,
         "heads.quality": 4, "heads.authenticity": 4, "heads.correspondence": 4, "fault_head.layers": 4,
         "alignment.image_projection": 4, "alignment.logit_scale": 1, "alignment.gain": 1,
         "shortcut.layers": 4, "shortcut.query_gain": 1,
     }  # fmt: skip
-    assert sum(p.numel() for p in nano.parameters() if p.requires_grad) == 36_345_131
+    assert sum(p.numel() for p in nano.parameters() if p.requires_grad) == 38_120_363
 
 
-def test_nano_trains_the_upper_seven_blocks_of_the_tower(nano: MintIQAModel) -> None:
+def test_nano_trains_the_upper_eight_blocks_of_the_tower(nano: MintIQAModel) -> None:
     blocks = {n.split(".")[4] for n in trainable(nano) if n.startswith("vision.backbone.")}
-    assert blocks == {"5", "6", "7", "8", "9", "10", "11"}
+    assert blocks == {str(number) for number in range(4, 12)}
 
 
 def test_neither_word_embeddings_nor_the_sentence_encoder_nor_stage_2_train(nano: MintIQAModel) -> None:
@@ -85,33 +90,31 @@ def test_neither_word_embeddings_nor_the_sentence_encoder_nor_stage_2_train(nano
     assert {"qformer1.encoder.embeddings.position_embeddings.weight"} <= trainable(nano)
 
 
-@pytest.mark.parametrize(("blocks", "wanted"), [(0, {"0", "1", "2"}), (2, {"2"}), (3, set()), (-1, set())])
-def test_blocks_freeze_from_below(world: World, blocks: int, wanted: set[str]) -> None:
-    model = MintIQAModel(MintIQAConfig(**world.settings))
-    freeze_for_stage1(model, blocks)
-    tower = [n for n in trainable(model) if n.startswith("vision.backbone.")]
-    assert {n.split(".")[4] for n in tower} == wanted
-
-
 def test_a_step_changes_what_trains_and_nothing_else(world: World, tmp_path: Path) -> None:
-    set_seed(0)  # as the run does, so that both start alike
-    model, _ = load_model(str(world.config))
-    before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    freeze_for_stage1(model, 1)
-    trains = trainable(model)
-    # Loading fills Q-Former 2's frozen layers from Q-Former 1.
-    filled = {n for n in before if n.startswith("qformer2.") and n.startswith(tuple(model.config.referenced))}
-    settings = recipe(world, tmp_path / "run", human_epochs=4, photograph_epochs=3, batch_size=200)
-    stage1.train(settings)  # one step: a batch holds the whole plan
-    assert (tmp_path / "run" / "checkpoint-1").is_dir()
-    after = dict(MintIQAModel.from_pretrained(tmp_path / "run" / "checkpoint-1").named_parameters())
-    changed = {n for n, old in before.items() if n not in filled and not torch.equal(after[n], old)}
+    settings = recipe(world, tmp_path / "run", human_epochs=4, photograph_epochs=3, batch_size=60)
+    scorer, _ = scorer_of(settings)
+    before = {n: p.detach().clone() for n, p in scorer.model.named_parameters()}
+    trains = trainable(scorer.model)
+    learnt = learnt_in_one_step(settings, scorer)
+    assert learnt.keys() == trains
+    after = dict(scorer.model.named_parameters())
+    changed = {n for n, old in before.items() if not torch.equal(after[n], old)}
+    assert all(torch.equal(after[n], learnt[n]) for n in trains)
     # The last layer's text half is read by nobody, since only the queries leave the Q-Former: its matrices
     # are decayed, and its vectors stay.
     unread = "qformer1.encoder.encoder.layer.1.intermediate.", "qformer1.encoder.encoder.layer.1.output."
     still = {n for n in trains if n.startswith(unread) and before[n].ndim == 1}
     assert len(still) == 4
     assert changed == trains - still
+
+
+def learnt_in_one_step(settings: Stage1, scorer: Scorer) -> dict[str, Tensor]:
+    data, scorer.captions = stage1.data_of(
+        settings, scorer.model, MintIQAProcessor.from_config(scorer.model.config)
+    )
+    groups = parameter_groups(scorer.model, settings)
+    trainer = PlanTrainer(replace(settings, stop_after=1), scorer, groups, data, data.collate)
+    return run_to_end(trainer, None)
 
 
 def test_nothing_is_dropped_out_of_nano_in_training(nano: MintIQAModel) -> None:
@@ -130,7 +133,7 @@ def test_nothing_is_dropped_out_of_nano_in_training(nano: MintIQAModel) -> None:
 
 def test_the_towers_learning_rate_falls_from_block_to_block(nano: MintIQAModel) -> None:
     settings = Stage1(learning_rate=3e-4, head_learning_rate=7e-4, tower_learning_rate=1e-4, layer_decay=0.8)
-    groups = parameter_groups(nano, settings, blocks=12)
+    groups = parameter_groups(nano, settings)
     names = {id(p): n for n, p in nano.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
@@ -191,24 +194,16 @@ def test_rank_loss_ignores_near_ties_and_unknown_targets() -> None:
 def test_unknown_faults_and_prompts_do_not_move_the_model(world: World, tmp_path: Path) -> None:
     """A batch of which nothing is known costs nothing and its gradient is nothing, not NaN."""
     settings = recipe(world, tmp_path / "run", photograph_epochs=0.0)
-    model, processor = load_model(str(world.config))
+    scorer, processor = scorer_of(settings)
     sources = read_sources()
     looks = Looks(draw(sources, settings), sources, processor)
     batch = looks.collate([looks[0], looks[1]])
     for key in ("targets", "second_correspondence", "faults"):
         batch[key] = torch.full_like(batch[key], NAN)
-    trainer = trainer_of(settings, model, looks)
-    loss = trainer.compute_loss(model, batch)
+    loss = torch.stack(list(scorer(batch).values())).sum()
     loss.backward()
     assert loss.item() == 0.0
-    assert all(p.grad is None or not p.grad.abs().sum() for p in model.parameters())
-
-
-def trainer_of(settings: Stage1, model: MintIQAModel, looks: Looks) -> stage1.Stage1Trainer:
-    return stage1.Stage1Trainer(
-        settings, None, model=model, args=stage1.arguments(settings, settings.output), train_dataset=looks,
-        data_collator=looks.collate,
-    )  # fmt: skip
+    assert all(p.grad is None or not p.grad.abs().sum() for p in scorer.parameters())
 
 
 # --- whole runs ---
@@ -252,37 +247,6 @@ def test_the_same_recipe_gives_the_same_weights(world: World, uninterrupted: Pat
     assert all(torch.equal(again[name], tensor) for name, tensor in state(uninterrupted).items())
 
 
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
-    world: World, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = recipe(world, tmp_path / "run", save_steps=3)
-    with monkeypatch.context() as patch:
-        kill_after_first_checkpoint(patch, stage1.Stage1Trainer)
-        with pytest.raises(KeyboardInterrupt):
-            stage1.train(settings)
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint-3"]
-    seen = batches_seen(monkeypatch)
-    resumed = state(stage1.train(settings))
-    assert len(seen) == history_steps(uninterrupted.parent) - 3 > 0  # it did not start over
-    assert all(torch.equal(resumed[name], tensor) for name, tensor in state(uninterrupted).items())
-
-
-def batches_seen(patch: pytest.MonkeyPatch) -> list[int]:
-    seen: list[int] = []
-    compute = stage1.Stage1Trainer.compute_loss
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Tensor:
-        seen.append(1)
-        return compute(self, *args, **kwargs)
-
-    patch.setattr(stage1.Stage1Trainer, "compute_loss", counted)
-    return seen
-
-
-def history_steps(run: Path) -> int:
-    return max(int(p.name.split("-")[1]) for p in run.glob("checkpoint-*"))
-
-
 def test_a_run_that_stops_early_keeps_its_schedule(world: World, uninterrupted: Path, tmp_path: Path) -> None:
     folder = stage1.train(recipe(world, tmp_path / "run", save_steps=3, stop_after=3))
     assert folder.is_dir()
@@ -291,19 +255,6 @@ def test_a_run_that_stops_early_keeps_its_schedule(world: World, uninterrupted: 
         for run in (tmp_path / "run", uninterrupted.parent)
     )
     assert len(whole) > 3 and early == whole[:3]
-
-
-def test_without_resume_a_run_starts_over(
-    world: World, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = recipe(world, tmp_path / "run", save_steps=3)
-    with monkeypatch.context() as patch:
-        kill_after_first_checkpoint(patch, stage1.Stage1Trainer)
-        with pytest.raises(KeyboardInterrupt):
-            stage1.train(settings)
-    seen = batches_seen(monkeypatch)
-    stage1.train(replace(settings, resume=False))
-    assert len(seen) == history_steps(uninterrupted.parent)
 
 
 def test_a_run_goes_on_from_a_saved_model(world: World, uninterrupted: Path, tmp_path: Path) -> None:

@@ -14,18 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from instruct_data.settings import read_settings
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import part_folder
 from mint_iqa.processing import MintIQAProcessor
-from tests.unit.training_fixtures import NANO, WIDTH, World, kill_after_first_checkpoint, living_in
+from tests.unit.training_fixtures import NANO, TRAINS, WIDTH, World, living_in
 from train import pictures, stage1, stage2
 from train.instructions import Instructions, draw_instructions
 from train.plan import read_sources
-from train.settings import Stage1
-from train.stage2 import Explainer, Stage2, Stage2Trainer, prepare, trainable_state, with_lora
+from train.run import WEIGHTS, PlanTrainer, run_to_end
+from train.settings import Lora, Stage1, Stage2
+from train.stage2 import Explainer, explainer_of, parameter_groups, start_of
+from train.trainable import STAGE1_PARTS, Learner, declare, trained_state
 
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -43,7 +46,7 @@ def first(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage1.train(
         Stage1(
             model=str(world.config), output=str(run), human_epochs=1.0, test_fold=0, batch_size=8,
-            freeze_blocks=1, held_out_photographs=2, threads=1, bf16=False, learning_rate=3e-3,
+            trains=list(TRAINS), held_out_photographs=2, threads=1, bf16=False, learning_rate=3e-3,
         )
     )  # fmt: skip
     return run
@@ -51,7 +54,7 @@ def first(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(first: Path, output: Path, **settings: Any) -> Stage2:
     small: dict[str, Any] = {"stage1": str(first), "output": str(output), "examples": 40, "batch_size": 8}
-    small |= {"lora_rank": 4, "warmup": 0.0, "bf16": False, "log_steps": 1, "save_steps": 2}
+    small |= {"lora": Lora(rank=4), "warmup": 0.0, "bf16": False, "log_steps": 1, "save_steps": 2}
     return Stage2(**(small | settings))
 
 
@@ -62,12 +65,9 @@ def second(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def explainer(first: Path) -> Explainer:
-    model = MintIQAModel.from_pretrained(first / "model", dtype=torch.float32).eval()
-    language = LanguageModel.load(model.config, None, dtype=torch.float32)
-    torch.manual_seed(0)
-    prepare(model)
-    with_lora(language, Stage2(lora_rank=4))
-    return Explainer(model, language, grounding_weight=0.5)
+    settings = recipe(first, Path("unused"))
+    model, _ = start_of(settings)
+    return explainer_of(settings, model).eval()
 
 
 def data_for(explainer: Explainer, count: int) -> Instructions:
@@ -93,13 +93,17 @@ def parameters(module: torch.nn.Module) -> dict[str, Tensor]:
 def test_nano_trains_exactly_these_besides_lora() -> None:
     with torch.device("meta"):
         model = MintIQAModel(MintIQAConfig(**json.loads((NANO / "model.json").read_text())))
-    prepare(model)
+    *parts, lora = read_settings(Stage2, NANO / "stage2.yaml").trains
+    learner = Learner()
+    learner.model = model
+    declare(learner, parts, model.config.referenced, STAGE1_PARTS)
     trains = [n for n, p in model.named_parameters() if p.requires_grad]
     owners = Counter(n.split(".")[0] for n in trains)
     assert owners == {"qformer2": 1 + 3 * 10 + 6 * (2 + 4), "bridge": 2, "language_projection": 2}
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 9_098_576
-    parts = Counter(n.split(".")[5] for n in trains if n.startswith("qformer2.encoder."))
-    assert parts == {"crossattention": 30, "intermediate_query": 12, "output_query": 24}
+    inner = Counter(n.split(".")[5] for n in trains if n.startswith("qformer2.encoder."))
+    assert inner == {"crossattention": 30, "intermediate_query": 12, "output_query": 24}
+    assert lora == "language.*lora_[AB].*"
 
 
 def test_of_the_language_model_only_lora_trains(explainer: Explainer) -> None:
@@ -125,25 +129,16 @@ def test_a_step_changes_what_trains_and_nothing_else(
     explainer: Explainer, first: Path, tmp_path: Path
 ) -> None:
     data = data_for(explainer, 16)
-    settings = recipe(first, tmp_path / "run", batch_size=16, learning_rate=1e-2, lora_learning_rate=1e-2)
+    settings = recipe(first, tmp_path / "run", batch_size=16, learning_rate=1e-2)
+    settings.lora.learning_rate = 1e-2
     before = parameters(explainer)
-    trains = trainable_state(explainer).keys()
-    trainer = Stage2Trainer(
-        settings, model=explainer, args=stage1.arguments(settings, settings.output), train_dataset=data,
-        data_collator=data.collate,
-    )  # fmt: skip
-    trainer.train()
+    trains = {n for n, p in explainer.named_parameters() if p.requires_grad}
+    trainer = PlanTrainer(settings, explainer, parameter_groups(explainer, settings), data, data.collate)
+    run_to_end(trainer, None)
     assert trainer.state.global_step == 1
     changed = {n for n, old in before.items() if not torch.equal(old, explainer.get_parameter(n))}
-    assert changed == set(trains)
+    assert changed == trains
     assert all(p.abs().max() > 0 for n, p in explainer.named_parameters() if "lora_B" in n)
-
-
-def test_a_second_tower_is_refused(world: World) -> None:
-    settings = world.settings
-    settings["vision"]["branch_at"] = 2
-    with pytest.raises(ValueError, match="second tower"):
-        prepare(MintIQAModel(MintIQAConfig(**settings)))
 
 
 # --- the loss ---
@@ -206,8 +201,9 @@ def test_a_blind_example_sees_nothing_of_its_picture(explainer: Explainer) -> No
     assert explainer._soft(seeing).abs().amax(dim=(1, 2)).min() > 0
     assert explainer._soft(blind).abs().max() == 0
     other = blind | {"pixel_values": torch.randn_like(blind["pixel_values"])}
-    assert torch.equal(explainer(blind), explainer(other))
-    assert not torch.equal(explainer(seeing), explainer(seeing | {"pixel_values": other["pixel_values"]}))
+    assert torch.equal(loss_of(explainer, blind), loss_of(explainer, other))
+    moved = seeing | {"pixel_values": other["pixel_values"]}
+    assert not torch.equal(loss_of(explainer, seeing), loss_of(explainer, moved))
 
 
 def test_soft_tokens_are_grounded_where_they_lie_at_the_words_for_their_fault(explainer: Explainer) -> None:
@@ -228,15 +224,21 @@ def test_the_loss_weighs_grounding_beside_the_answers(explainer: Explainer) -> N
     batch = batch_of(explainer, 12)
     assert any(batch["fault"])
     grounding = explainer.grounding_loss(explainer._soft(batch), batch)
-    assert torch.allclose(explainer(batch), answer_loss(explainer, batch) + 0.5 * grounding, atol=1e-5)
+    whole = loss_of(explainer, batch)
+    assert torch.allclose(whole, answer_loss(explainer, batch) + 0.5 * grounding, atol=1e-5)
+
+
+def loss_of(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
+    return torch.stack(list(explainer(batch).values())).sum()
 
 
 # --- whole runs ---
 
 
 def test_the_loss_falls(first: Path, tmp_path: Path) -> None:
-    settings = recipe(first, tmp_path / "run", examples=200, learning_rate=3e-3, lora_learning_rate=1e-2)
-    stage2.train(replace(settings, save_steps=100))
+    settings = recipe(first, tmp_path / "run", examples=200, learning_rate=3e-3, save_steps=100)
+    settings.lora.learning_rate = 1e-2
+    stage2.train(settings)
     last = max((tmp_path / "run").glob("checkpoint-*"))
     losses = [
         e["loss"] for e in json.loads((last / "trainer_state.json").read_text())["log_history"] if "loss" in e
@@ -301,20 +303,4 @@ def test_the_saved_adapter_names_its_part_and_no_folder_of_this_machine(world: W
 
 def test_a_checkpoint_holds_what_trains_and_nothing_else(second: Path, explainer: Explainer) -> None:
     (checkpoint,) = second.parent.glob("checkpoint-*")
-    assert load_file(checkpoint / "trained.safetensors").keys() == trainable_state(explainer).keys()
-
-
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights(
-    first: Path, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = recipe(first, tmp_path / "run")
-    with monkeypatch.context() as patch:
-        kill_after_first_checkpoint(patch, Stage2Trainer)
-        with pytest.raises(KeyboardInterrupt):
-            stage2.train(settings)
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["checkpoint-2"]
-    resumed = stage2.train(settings)
-    for name in ("model.safetensors", "language/adapter_model.safetensors"):
-        whole, again = load_file(second / name), load_file(resumed / name)
-        assert whole.keys() == again.keys()
-        assert all(torch.equal(whole[k], again[k]) for k in whole), name
+    assert load_file(checkpoint / WEIGHTS).keys() == trained_state(explainer).keys()

@@ -1,0 +1,118 @@
+"""Two processes learn what one learns: torchrun, and DeepSpeed's ZeRO 1 to 3, on CPU."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.unit.training_fixtures import REPOSITORY, TRAINS, World, living_in
+from train import pictures, stage1, stage2
+from train.settings import Lora, Stage1, Stage2
+
+CLOSE = 1e-3
+BIN = Path(sys.executable).parent
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29561", "-m"]
+DEEPSPEED = ["deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29562", "--module"]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with living_in(tmp_path_factory.mktemp("processes")) as world:
+        pictures.main()
+        yield world
+
+
+@pytest.fixture(scope="module")
+def first(world: World, tmp_path_factory: pytest.TempPathFactory) -> Stage1:
+    """A finished run of stage 1 in one process: every loss takes part in it."""
+    recipe = Stage1(
+        model=str(world.config), output=str(tmp_path_factory.mktemp("first") / "run"), trains=list(TRAINS),
+        human_epochs=1.0, photograph_epochs=1.0, held_out_photographs=2, test_fold=0, batch_size=4,
+        warmup=0.0, log_steps=1, bf16=False, threads=1,
+    )  # fmt: skip
+    stage1.train(recipe)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def second(first: Stage1, tmp_path_factory: pytest.TempPathFactory) -> Stage2:
+    recipe = Stage2(
+        stage1=first.output, output=str(tmp_path_factory.mktemp("second") / "run"), examples=40, batch_size=8,
+        lora=Lora(rank=4), warmup=0.0, log_steps=1, bf16=False, threads=1,
+    )  # fmt: skip
+    stage2.train(recipe)
+    return recipe
+
+
+def losses(output: str | Path) -> list[float]:
+    (state,) = Path(output).glob("checkpoint-*/trainer_state.json")
+    return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+
+
+def launched(launcher: list[str], recipe: Stage1 | Stage2, output: Path, *arguments: str) -> Path:
+    """Run the recipe into `output` by two processes, as the documentation says."""
+    file = output.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(asdict(recipe)))
+    module = "train.stage1" if isinstance(recipe, Stage1) else "train.stage2"
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, module, str(file), "--set", f"output={output}", *arguments],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return output
+
+
+def assert_same_run(output: Path, recipe: Stage1 | Stage2) -> None:
+    one, two = losses(recipe.output), losses(output)
+    assert len(one) == len(two) >= 5
+    assert two == pytest.approx(one, abs=CLOSE, rel=0)
+    single, shared = (load_file(Path(run) / "model" / "model.safetensors") for run in (recipe.output, output))
+    assert single.keys() == shared.keys()
+    assert all(torch.allclose(single[k].float(), shared[k].float(), atol=CLOSE) for k in single)
+
+
+def test_torchrun_learns_what_one_process_learns(first: Stage1, tmp_path: Path) -> None:
+    assert_same_run(launched(TORCHRUN, first, tmp_path / "run"), first)
+
+
+@pytest.fixture
+def compiler() -> None:
+    """DeepSpeed on CPU compiles a kernel once; a machine of CI has what that takes (`make compiler`)."""
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        if os.environ.get("CI") == "true":
+            pytest.fail("no C++ compiler: run `make compiler`")
+        pytest.skip("no C++ compiler, which DeepSpeed on CPU needs: make compiler")
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_zero_learns_what_one_process_learns(first: Stage1, tmp_path: Path, zero: int) -> None:
+    config = f"configs/deepspeed/zero{zero}.json"
+    assert_same_run(launched(DEEPSPEED, first, tmp_path / "run", "--deepspeed", config), first)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_zero_3_teaches_the_language_model_as_one_process_does(second: Stage2, tmp_path: Path) -> None:
+    config = "configs/deepspeed/zero3.json"
+    output = launched(DEEPSPEED, second, tmp_path / "run", "--deepspeed", config)
+    assert_same_run(output, second)
+    adapters = [
+        load_file(Path(run) / "model/language/adapter_model.safetensors") for run in (second.output, output)
+    ]
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(
+        torch.allclose(adapters[0][k].float(), adapters[1][k].float(), atol=CLOSE) for k in adapters[0]
+    )

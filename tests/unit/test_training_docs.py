@@ -1,0 +1,65 @@
+"""docs/training.md: its commands run as they stand there, on a toy model; its recipes are all there are."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from instruct_data.settings import read_settings
+from tests.unit.training_fixtures import REPOSITORY, TRAINS, World, living_in
+from train import pictures, stage1, stage2
+from train.run import command
+from train.settings import Stage1, Stage2
+
+TEXT = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+LINES = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with living_in(tmp_path_factory.mktemp("docs")) as world:
+        yield world
+
+
+def test_every_command_runs_in_this_order(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    short = ["stop_after=2", "batch_size=4", "threads=1"]
+    toy = [f"model={world.config}", f"trains={TRAINS}", "held_out_photographs=2"]
+    ran = []
+    for line in LINES:
+        match shlex.split(line):
+            case ["python", "-m", "train.pictures"]:
+                pictures.main()
+            case ["python", "-m", "train.stage1", *rest]:
+                monkeypatch.setattr("sys.argv", ["train.stage1", *rest, "--set", *short, *toy])
+                ran.append(command(Stage1, stage1.train, ""))
+            case ["python", "-m", "train.stage2", *rest]:
+                monkeypatch.setattr("sys.argv", ["train.stage2", *rest, "--set", *short, "examples=8"])
+                ran.append(command(Stage2, stage2.train, ""))
+    assert ran == [0, 0, 0, 0]
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"stage1", "fold1", "rank8"}
+    assert read_settings(Stage2, tmp_path / "runs" / "rank8" / "recipe.json").lora.rank == 8
+
+
+def test_launchers_are_given_what_the_commands_take() -> None:
+    """The launchers themselves run in tests/e2e/test_processes.py."""
+    launched = [shlex.split(line) for line in LINES if line.startswith(("torchrun", "deepspeed"))]
+    assert [words[0] for words in launched] == ["torchrun", "deepspeed"]
+    for words in launched:
+        files = [REPOSITORY / word for word in words if word.startswith("configs/")]
+        assert files and all(file.is_file() for file in files)
+        read_settings(Stage1, files[0])
+
+
+def test_the_table_names_every_training_recipe() -> None:
+    named = set()
+    for cell in re.findall(r"^\| (`configs/.*?) \|", TEXT, re.MULTILINE):
+        first, *others = re.findall(r"`(.+?)`", cell)
+        named |= {first, *(f"{Path(first).parent}/{name}" for name in others)}
+    recipes = (path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "configs").rglob("*.yaml"))
+    assert named == {path for path in recipes if "/instructions/" not in path}

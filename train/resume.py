@@ -1,0 +1,92 @@
+"""Where a run begins or goes on, and what it writes: whole or not there, whenever it is killed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from mint_iqa.errors import MintIQAError
+from train.settings import Stage1, Stage2
+
+WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
+# Settings that may differ between a run and its continuation: they move no weight.
+HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads")
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The whole ones, oldest first."""
+    found = [path.parent for path in output.glob(f"checkpoint-*/{WHOLE}")]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def begin(recipe: Stage1 | Stage2, resume: bool) -> Path | None:
+    """The checkpoint to go on from, if there is one. Writes the resolved recipe beside the weights to come.
+
+    MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.
+    """
+    output = Path(recipe.output)
+    whole = checkpoints(output)
+    if not resume and (whole or (output / "model").exists()):
+        raise MintIQAError(
+            "output_exists",
+            f"{output} holds a run: go on with it by --resume, or name another --set output=.",
+        )
+    written, settings = output / "recipe.json", asdict(recipe)
+    if whole:
+        _check_continuation(whole[-1], json.loads(written.read_text(encoding="utf-8")), settings)
+    if rank() == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(written, json.dumps(settings, indent=2))
+    return whole[-1] if whole else None
+
+
+def _check_continuation(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
+    if keys:
+        raise MintIQAError(
+            "other_recipe",
+            f"{checkpoint.parent} was begun with another recipe (differing: {', '.join(sorted(keys))}): "
+            "resume with its recipe.json, or name another --set output=.",
+        )
+    processes = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))["processes"]
+    if processes != world_size():
+        raise MintIQAError(
+            "other_world_size",
+            f"{checkpoint} was made by {processes} processes, these are {world_size()}: resume with as many.",
+        )
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Under its name the file is whole at any moment."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What keeps a folder from being written, a full disk above all, ends in one MintIQAError."""
+    try:
+        yield
+    # Rust's and torch.save's errors name no errno, and the latter no reason.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(folder.parent).free / 1e9
+        raise MintIQAError(
+            "output_unwritable",
+            f"{folder} could not be written ({str(error).splitlines()[0]}; {free:.1f} GB are free): make "
+            "room and go on with --resume.",
+        ) from error
