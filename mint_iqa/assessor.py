@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from mint_iqa.errors import MintIQAError
+from mint_iqa.hub import find_folder
 from mint_iqa.images import ReadImage, Source, read_image
 from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel, Turn
+from mint_iqa.loading import placement
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.records import (
@@ -71,22 +73,33 @@ class Assessor:
 
     def __init__(self, model: MintIQAModel, processor: MintIQAProcessor, info: ModelInfo) -> None:
         self.model, self.processor, self.model_info = model.eval(), processor, info
+        # A new head's bias is zero, and the first step of training changes that.
+        self._untrained = not any(p.any() for n, p in model.heads.named_parameters() if n.endswith("bias"))
         self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path = "nano", *, device: str | None = None, dtype: str | None = None
+        cls,
+        model: str | Path = "nano",
+        *,
+        device: str | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        device_map: str | None = None,
     ) -> "Assessor":
         """`model`: a preset ("nano"), a folder, or a hub id ("owner/name", fetched from the network).
 
         device: cpu, cuda, ...: by default the GPU if there is one.
         dtype: float32 (default) | bfloat16 | float16.
+        quantization, device_map: of the LLM alone, see `loading.placement`.
         Raises MintIQAError when the weights are missing or do not fit.
         """
         kind, place = _dtype(dtype), _device(device)
+        language_settings = placement(quantization, device_map, place, kind)
         folder = find_checkpoint(model)
         loaded = MintIQAModel.from_pretrained(folder, dtype=kind)
         loaded.to(place)
+        loaded.language_settings = language_settings
         processor = MintIQAProcessor.from_config(loaded.config, folder)
         return cls(loaded, processor, info_of(model))
 
@@ -211,6 +224,8 @@ class Assessor:
             )
         if cut:
             yield f"The prompt is long: only its first {self.processor.max_prompt_tokens} tokens were used."
+        if self._untrained:
+            yield "The score heads of this model have never been trained: its scores mean nothing."
         if picture.distance > 1:
             yield "The picture is unlike those the model was trained on: its scores are less certain."
 
@@ -300,25 +315,9 @@ class Assessor:
 
 
 def find_checkpoint(model: str | Path) -> Path:
-    """The folder of a preset, a local checkpoint, or a hub id (downloaded, safetensors and JSON only)."""
-    for folder in (PRESETS / str(model), Path(model)):
-        if (folder / "config.json").is_file():
-            return folder
-    if str(model).count("/") != 1 or Path(model).exists() or str(model).startswith((".", "/", "~")):
-        raise MintIQAError(
-            "model_missing",
-            f"There is no model {str(model)!r}: use nano, a folder with a config.json, or a hub id.",
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except Exception as error:
-        raise MintIQAError(
-            "model_missing",
-            f"{model} could not be fetched from the hub ({type(error).__name__}): check the name "
-            "and the network, or give a local folder.",
-        ) from error
+    """The folder of a preset, a local checkpoint, or a hub id (downloaded)."""
+    preset = PRESETS / str(model)
+    return preset if (preset / "config.json").is_file() else find_folder(model, "model", "nano, ")
 
 
 def info_of(model: str | Path) -> ModelInfo:

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PretrainedConfig, PreTrainedModel
 from mint_iqa.checkpoint import check_all_finite, read_state
 from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
-from mint_iqa.pretrained import quiet_transformers, written_whole
+from mint_iqa.pretrained import written_whole
 from mint_iqa.processing import read_tokenizer
 from mint_iqa.published import (
     DERIVED,
@@ -67,8 +67,7 @@ def convert(
     Raises MintIQAError when a file is of no use, when a key is missing, unknown or of another shape (named),
     or when `folder` has something in it.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise MintIQAError("output_exists", f"{folder} exists already: give the name of a new folder.")
+    check_new(folder)
     if not source.is_file():
         raise MintIQAError("checkpoint_missing", f"{source} is no file: check the path.")
     state = read_state(source, mmap=True)
@@ -86,6 +85,12 @@ def convert(
         raise MintIQAError("output_unwritable", f"{folder} can't be written: {error.strerror}.") from error
     unused = tuple(name for name in state if UNUSED.fullmatch(name))
     return Conversion(folder, parameters, dims.vision_layers, shared, unused, bool(tokenizers))
+
+
+def check_new(folder: Path) -> None:
+    """MintIQAError if there is something at `folder` already."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise MintIQAError("output_exists", f"{folder} exists already: give the name of a new folder.")
 
 
 def _models(dims: Dimensions, branch_at: int) -> tuple[MintIQAModel, LlamaForCausalLM]:
@@ -108,7 +113,7 @@ def _check(source: Path, state: State, dims: Dimensions) -> None:
             n for n in expected.keys() & state.keys() if state[n].shape != expected[n]
         ),
     }
-    if found := "; ".join(f"{what}: {_some(names)}" for what, names in trouble.items() if names):
+    if found := named(trouble):
         raise MintIQAError(
             "bad_checkpoint",
             f"{source} is no published MINT-IQA checkpoint of these dimensions ({found}): give it another "
@@ -127,9 +132,12 @@ def _expected_shapes(dims: Dimensions) -> dict[str, torch.Size]:
     return expected
 
 
-def _some(names: list[str], shown: int = 3) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
+def named(trouble: dict[str, list[str]], shown: int = 3) -> str:
+    """{what is wrong: keys} -> one phrase with the first keys of each; "" where nothing is wrong."""
+    more = {what: f" and {len(keys) - shown} more" * (len(keys) > shown) for what, keys in trouble.items()}
+    return "; ".join(
+        f"{what}: {', '.join(keys[:shown])}{more[what]}" for what, keys in trouble.items() if keys
+    )
 
 
 def _write(state: State, dims: Dimensions, branch_at: int, folder: Path) -> int:
@@ -140,13 +148,13 @@ def _write(state: State, dims: Dimensions, branch_at: int, folder: Path) -> int:
         for name, tensor in model.state_dict().items()
     }
     language = {name: state[LLM + name] for name in llm.state_dict()}
-    _write_part(model, stages, folder)
-    _write_part(llm, language, folder / "language")
+    write_part(model, stages, folder)
+    write_part(llm, language, folder / "language")
     return sum(tensor.numel() for part in (stages, language) for tensor in part.values())
 
 
-def _write_part(model: PreTrainedModel, state: State, folder: Path) -> None:
-    """As `save_pretrained`, but never with two copies of the weights in memory."""
+def write_part(model: PreTrainedModel, state: State, folder: Path) -> None:
+    """`state` as the weights of `model`, as `save_pretrained` does but never with two copies in memory."""
     folder.mkdir(exist_ok=True)
     config: PretrainedConfig = model.config
     config.architectures = [type(model).__name__]
@@ -170,26 +178,27 @@ def _widest(tensors: Iterable[Tensor]) -> torch.dtype:
 
 
 def _read_tokenizers(folder: Path, dims: Dimensions) -> dict[str, Any]:
-    """Place below the output -> tokenizer; MintIQAError when one is missing or knows too many words."""
-    found = {}
-    for place, source, vocabulary in (
-        ("language", folder, dims.llm_vocab),
-        (".", folder / "qformer_tokenizer", dims.qformer_vocab),
-    ):
-        try:
-            with quiet_transformers():
-                tokenizer = read_tokenizer(source)
-        except MintIQAError as error:
-            raise MintIQAError(
-                "tokenizer_missing",
-                f"--tokenizers: {source} holds no tokenizer; lay the folder out as InstructBLIP's, the LLM's "
-                "tokenizer and a folder qformer_tokenizer.",
-            ) from error
-        if not 0 < len(tokenizer) <= (vocabulary or 0):
-            raise MintIQAError(
-                "tokenizer_mismatch",
-                f"--tokenizers: {source} has {len(tokenizer)} tokens but the checkpoint {vocabulary}: give "
-                "the tokenizers it was trained with.",
-            )
-        found[place] = tokenizer
-    return found
+    """Place below the output -> tokenizer."""
+    return {
+        "language": fitting_tokenizer(folder, dims.llm_vocab or 0),
+        ".": fitting_tokenizer(folder / "qformer_tokenizer", dims.qformer_vocab or 0),
+    }
+
+
+def fitting_tokenizer(source: Path, vocabulary: int) -> Any:
+    """MintIQAError when there is none, or it knows more words than the `vocabulary` of the weights."""
+    try:
+        tokenizer = read_tokenizer(source)
+    except MintIQAError as error:
+        raise MintIQAError(
+            "tokenizer_missing",
+            f"{source} holds no tokenizer: give --tokenizers a folder laid out as InstructBLIP's, the LLM's "
+            "tokenizer and a folder qformer_tokenizer.",
+        ) from error
+    if not 0 < len(tokenizer) <= vocabulary:
+        raise MintIQAError(
+            "tokenizer_mismatch",
+            f"The tokenizer in {source} has {len(tokenizer)} tokens but the checkpoint {vocabulary}: give "
+            "--tokenizers those that it was trained with.",
+        )
+    return tokenizer

@@ -1,51 +1,26 @@
-"""The LLM: soft tokens, the scores in words and a question -> a streamed answer (MINT-IQA section 3.3).
+"""The LLM: soft tokens and a conversation -> a streamed answer (MINT-IQA section 3.3)."""
 
-What it reads, one chat turn:  [soft tokens] Scores: quality poor (34), ... \\n question
-The scores stand there in words because a small model does not read numbers out of vectors; what is wrong with
-the picture reaches it through the soft tokens alone. A tokenizer without a chat template (Vicuna v1.1 in the
-published model) gets the published order instead:  [soft tokens] <s> question
-"""
-
-import json
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from mint_iqa import checkpoint
+from mint_iqa.chat import Turn as Turn
+from mint_iqa.chat import conversation, end_of_turn
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 from mint_iqa.int8 import in_int8
-from mint_iqa.pretrained import part_folder, quiet_transformers
-from mint_iqa.processing import read_tokenizer
-from mint_iqa.vocabulary import DIMENSIONS, level_of
+from mint_iqa.loading import check_own, keep_gradients, load_llm, named_llm, with_adapter
 
-SYSTEM = "You judge one AI-generated picture. Say only what you can see."
-# Where the soft tokens go in the chat template's text; no tokenizer merges it with its neighbours.
-IMAGE_PLACE = "<image>"
 MAX_NEW_TOKENS = 72
 # Answers that have ended are dropped from a batch, which copies the cache, when only this share goes on.
 KEPT_BUSY = 0.75
-# Earlier turns that an answer takes into account; a small model gains nothing from more.
-MAX_HISTORY = 3
-
-Turn = tuple[str, str]  # question, answer
-
-
-def scores_in_words(scores: Mapping[str, float | None]) -> str:
-    """Scores 0..100 (None: not rated) -> "quality poor (34), authenticity fair (52), ..."."""
-    return "Scores: " + ", ".join(f"{name} {_in_words(scores[name])}" for name in DIMENSIONS) + "."
-
-
-def _in_words(score: float | None) -> str:
-    return "not rated" if score is None else f"{level_of(score)} ({int(score)})"
 
 
 class LanguageModel(nn.Module):
@@ -56,12 +31,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.model, self._tokenizer = model, tokenizer
         self.steps: nn.Module | None = None  # the same in int8, for all steps but the first
-        self.stop_ids: set[int]
-        if tokenizer is None:
-            end = model.config.eos_token_id
-            self.stop_ids = set(end) if isinstance(end, list) else {end} - {None}
-        else:
-            self.stop_ids = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")} - {None}
+        self.end_of_turn: int | None = None if tokenizer is None else end_of_turn(tokenizer)
+        self.stop_ids = _stop_ids(model, tokenizer, self.end_of_turn)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -75,71 +46,55 @@ class LanguageModel(nn.Module):
         return self._tokenizer
 
     @classmethod
-    def load(cls, config: MintIQAConfig, own: Path | None, **settings: Any) -> "LanguageModel":
+    def load(
+        cls, config: MintIQAConfig, own: Path | None, int8_steps: bool = False, **settings: Any
+    ) -> "LanguageModel":
         """The LLM of a checkpoint.
 
         own: what the checkpoint brings: a whole LLM, or an adapter, which is merged into the LLM that
         `config` names (a packaged part or a local folder). None: that LLM alone.
-        `settings` go to transformers (dtype, device_map, quantization_config).
+        int8_steps: see `step_in_int8`.
+        `settings` go to transformers: dtype, and the others of `loading.placement`.
         """
-        source: str | Path
         if own is not None and (own / "config.json").is_file():
             # A converted checkpoint may lack its tokenizer; asking would give an empty one without a word.
+            check_own(own)
             source, adapter, can_read = own, None, (own / "tokenizer.json").is_file()
         else:
-            source, adapter, can_read = _named(config), own, True
-        if source == own:
-            _check_own(own)
-        tokenizer = read_tokenizer(source) if can_read else None
-        try:
-            with quiet_transformers():
-                # Eager attention is the fastest here: one new token at a time against a short prefix.
-                model, info = AutoModelForCausalLM.from_pretrained(
-                    source, attn_implementation="eager", output_loading_info=True, trust_remote_code=False,
-                    use_safetensors=True if source == own else None, **settings,
-                )  # fmt: skip
-        except (ImportError, MemoryError, torch.OutOfMemoryError):  # the fault of no file
-            raise
-        except Exception as error:  # damaged files reach every layer of transformers
+            source, adapter, can_read = named_llm(config), own, True
+        model, tokenizer = load_llm(source, settings, can_read)
+        width, wanted = model.get_input_embeddings().weight.shape[1], config.language["hidden_size"]
+        if width != wanted:
             raise MintIQAError(
-                "bad_checkpoint", f"{source} holds no readable LLM: download or convert it again."
-            ) from error
-        if lacking := sorted(info["missing_keys"]):
-            raise MintIQAError(
-                "bad_checkpoint",
-                f"The LLM in {source} lacks {', '.join(lacking[:3])}: download or convert it again.",
+                "bad_config",
+                f"The LLM in {source} is {width} wide, but the checkpoint was made for one of {wanted}: name "
+                "that one as `source` under `language` in its config.json.",
             )
         if adapter is not None:
-            model = _with_adapter(model, adapter)
+            model = with_adapter(model, adapter)
         checkpoint.check_finite(model, adapter or source)
-        return cls(model.eval(), tokenizer)
+        language = cls(model.eval(), tokenizer)
+        if int8_steps:
+            language.step_in_int8()
+        return language
+
+    def add_lora(self, rank: int, alpha: int, targets: Sequence[str] | None = None) -> None:
+        """Freeze the LLM and put new LoRA weights beside its layers of these names; None: `lora_targets`."""
+        from peft import LoraConfig, get_peft_model
+
+        keep_gradients(self.model)
+        names = lora_targets(self.model) if targets is None else list(targets)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
+        self.model = get_peft_model(self.model, config)
 
     def tokens(
         self, scores: Mapping[str, float | None], question: str, history: Sequence[Turn]
     ) -> list[list[int]]:
         """Token ids before and after the soft tokens."""
+        before, after = conversation(self.tokenizer, scores, question, history)
         if self.tokenizer.chat_template is None:
-            text = " ".join([*(part for turn in history[-MAX_HISTORY:] for part in turn), question])
-            return [[], self.tokenizer(self._harmless(text))["input_ids"]]
-        turns: list[dict[str, str]] = [{"role": "system", "content": SYSTEM}]
-        head = f"{IMAGE_PLACE}\n{scores_in_words(scores)}\n"
-        for asked, answered in list(history)[-MAX_HISTORY:]:
-            turns += [
-                {"role": "user", "content": head + self._harmless(asked)},
-                {"role": "assistant", "content": self._harmless(answered)},
-            ]
-            head = ""
-        turns.append({"role": "user", "content": head + self._harmless(question)})
-        text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        # A question may contain the marker as well: only the first one is ours.
-        before, _, after = text.partition(IMAGE_PLACE)
+            return [[], self.tokenizer(after)["input_ids"]]
         return [self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)]
-
-    def _harmless(self, text: str) -> str:
-        """What a user wrote, without the markers that would end their turn and begin another's."""
-        for token in self.tokenizer.all_special_tokens:
-            text = text.replace(token, " ")
-        return text
 
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids -> float[len, Dl]."""
@@ -266,9 +221,46 @@ class LanguageModel(nn.Module):
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
 
+    def word_ids(self, word: str) -> list[int]:
+        """The tokens of a word as it stands inside a sentence.
+
+        Taken from behind another word: at the start, SentencePiece tokenizers put a blank of its own first.
+        """
+        before, both = (
+            self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("it", f"it {word}")
+        )
+        return both[len(before) :]
+
     def first_tokens(self, words: Sequence[str]) -> set[int]:
         """The first token of each word as it stands inside a sentence."""
-        return {self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in words}
+        return {self.word_ids(word)[0] for word in words}
+
+
+def _stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase | None, end_of_turn: int | None) -> set[int]:
+    """What ends an answer: the LLM's own settings count too, where Llama 3 and Gemma name several tokens."""
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if ends is None:
+        ends = model.config.get_text_config().eos_token_id
+    known = [*(ends if isinstance(ends, list) else [ends]), end_of_turn]
+    known += [tokenizer.eos_token_id] if tokenizer is not None else []
+    return {end for end in known if end is not None}
+
+
+def lora_targets(model: nn.Module) -> list[str]:
+    """Names of the linear layers inside the LLM's blocks, whatever its family calls them (for peft).
+
+    The layer that writes the vocabulary is no target. MintIQAError for a model without any.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linear = (
+        name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head
+    )
+    names = sorted({name.rpartition(".")[2] for name in linear})
+    if not names:
+        raise MintIQAError(
+            "bad_config", f"{type(model).__name__} has no linear layers for LoRA: choose another."
+        )
+    return names
 
 
 def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -280,64 +272,3 @@ def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         embeds[i, longest - len(prefix) :] = prefix
         mask[i, longest - len(prefix) :] = 1
     return embeds, mask
-
-
-def _named(config: MintIQAConfig) -> str | Path:
-    """Where the LLM lies that the config names."""
-    if "source" in config.language:
-        return str(config.language["source"])
-    if "language" not in config.parts:
-        raise MintIQAError(
-            "weights_missing",
-            "The config names no LLM, and the checkpoint brings none: convert or download it again.",
-        )
-    return part_folder(config.parts["language"])
-
-
-def _check_own(folder: Path) -> None:
-    """MintIQAError unless the config of a checkpoint's own LLM describes one of its weights' size."""
-    checkpoint.read_config(folder)
-    try:
-        with quiet_transformers(), torch.device("meta"):
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except Exception as error:  # any value may be of any type, and each is used somewhere else
-        raise MintIQAError(
-            "bad_checkpoint", f"No LLM can be built from {folder / 'config.json'}: {checkpoint.RENEW}."
-        ) from error
-    checkpoint.check_size(folder, model)
-
-
-def _check_rank(adapter: Path, settings: dict[str, Any]) -> None:
-    """ValueError for a rank above that of the stored matrices: peft would make them before it compares."""
-    with safe_open(adapter / "adapter_model.safetensors", "pt") as file:
-        stored = max(min(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    if max([settings.get("r") or 0, *(settings.get("rank_pattern") or {}).values()]) > stored:
-        raise ValueError("the rank is not that of the weights")
-
-
-def _with_adapter(model: Any, adapter: Path) -> Any:
-    """LoRA weights added to the base for good: the answer costs no more than the base model's."""
-    # peft looks for bitsandbytes, which warns on every CPU about an optional kernel that nothing here uses.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from peft import PeftModel
-
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise MintIQAError(
-            "bad_checkpoint", f"{adapter} has no adapter_model.safetensors: convert or train it again."
-        )
-    try:
-        settings = json.loads((adapter / "adapter_config.json").read_bytes())
-        checkpoint.check_settings(adapter / "adapter_config.json", settings)
-        _check_rank(adapter, settings)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            adapted = PeftModel.from_pretrained(model, adapter)
-        return adapted if getattr(model, "is_quantized", False) else adapted.merge_and_unload()
-    except MintIQAError:
-        raise
-    except Exception as error:  # damaged files reach every layer of peft
-        raise MintIQAError(
-            "bad_checkpoint", f"{adapter} holds no readable adapter: {checkpoint.RENEW}."
-        ) from error

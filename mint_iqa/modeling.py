@@ -94,6 +94,7 @@ class MintIQAModel(PreTrainedModel):
     The LLM itself is `language.LanguageModel`: scoring never needs it, so it is loaded only for a question,
     and is no part of this module: its weights are neither saved nor trained with it.
     `folder`: where this model was loaded from, and its LLM will be; None for a fresh one.
+    `language_settings`: what `loading.placement` gave: how the LLM is to be quantised, and where it goes.
     """
 
     config_class = MintIQAConfig
@@ -123,6 +124,7 @@ class MintIQAModel(PreTrainedModel):
         self.register_buffer("familiar_mean", torch.zeros(embeds_width))
         self.register_buffer("familiar_axes", torch.zeros(embeds_width, FAMILIAR_AXES))
         self.folder: Path | None = None
+        self.language_settings: dict[str, Any] = {}
         self._language: LanguageModel | None = None
         self.post_init()
 
@@ -130,11 +132,12 @@ class MintIQAModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, QFormer):
             nn.init.normal_(module.query_tokens, std=0.02)
-        if isinstance(module, Shortcut | ScoreHead | FaultHead):
+        if module is self:
+            # transformers passes over modules without weights of their own, such as heads: from here, then.
             # Small weights in four layers one behind the other would hardly learn for hundreds of steps.
-            for layer in module.layers:
-                if isinstance(layer, nn.Linear):
-                    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            heads = (m for m in self.modules() if isinstance(m, Shortcut | ScoreHead | FaultHead))
+            for layer in (layer for head in heads for layer in head.layers if isinstance(layer, nn.Linear)):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
         if module is getattr(self, "bridge", None):
             # Zero: at the start stage 2 is exactly InstructBLIP (section 3.3).
             nn.init.zeros_(module.weight)
@@ -266,19 +269,19 @@ class MintIQAModel(PreTrainedModel):
         return self._query_output(explain_embeds, vectors, ids, mask)
 
     def language_model(self) -> LanguageModel:
-        """The LLM, on this model's device and in its dtype; loaded at the first call.
+        """The LLM in this model's dtype, on its device unless `language_settings` say otherwise; loaded once.
 
         MintIQAError when the checkpoint neither brings nor names one that can be read.
         """
         if self._language is None:
             own = self.folder / "language" if self.folder else None
             language = LanguageModel.load(
-                self.config, own if own and own.is_dir() else None, dtype=self.dtype
+                self.config, own if own and own.is_dir() else None, dtype=self.dtype, **self.language_settings
             )
             # Past nn.Module's own __setattr__, which would make the LLM a part of this module.
             object.__setattr__(self, "_language", language)
         assert self._language is not None
-        return self._language.to(self.device)
+        return self._language if self.language_settings else self._language.to(self.device)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *args: Any, **kwargs: Any) -> "MintIQAModel":

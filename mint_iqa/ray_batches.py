@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mint_iqa.batches import Batch, Batches, score_batches
@@ -21,6 +21,8 @@ class Loading:
     model: str
     device: str | None
     dtype: str | None
+    quantization: str | None = None
+    device_map: str | None = None
 
 
 def score_batches_on_ray(
@@ -64,7 +66,7 @@ class Scorer:
         with suppress(OSError):  # names are relative to the folder of whoever started the run
             os.chdir(folder)
         self.explain = explain
-        self.assessor = Assessor.from_pretrained(loading.model, device=loading.device, dtype=loading.dtype)
+        self.assessor = Assessor.from_pretrained(**asdict(loading))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, list[str]]:
         (records,) = score_batches(self.assessor, [list(row["batch"])], explain=self.explain, readers=0)

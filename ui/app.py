@@ -8,8 +8,8 @@ import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor
+from mint_iqa.chat import MAX_HISTORY
 from mint_iqa.images import read_image
-from mint_iqa.language import MAX_HISTORY
 from ui import look
 from ui.calls import Chat
 from ui.session import (

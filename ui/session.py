@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor, Picture
+from mint_iqa.chat import MAX_HISTORY, Turn
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import ReadImage, read_image
-from mint_iqa.language import MAX_HISTORY, Turn
 from mint_iqa.records import Answer, Assessment, FailedAssessment, Failure
 
 MAX_ANSWERS = 20  # kept, shown and exported for one picture

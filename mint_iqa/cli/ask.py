@@ -6,11 +6,13 @@ import typer
 
 from mint_iqa.cli.options import (
     Device,
+    DeviceMap,
     Dtype,
     Manifest,
     Model,
     Output,
     Prompt,
+    Quantization,
     check_choice,
     check_output,
     given,
@@ -33,6 +35,8 @@ def ask(
     model: Model = "nano",
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
 ) -> None:
     """Ask a question about an image.
 
@@ -42,11 +46,13 @@ def ask(
     check_output(output, [image or ""], manifest)
     if manifest:
         items = read_manifest(manifest, required=("image", "question"))
-        return export(answers(load(model, device, dtype), items), len(items), "jsonl", output)
+        return export(
+            answers(load(model, device, dtype, quantization, device_map), items), len(items), "jsonl", output
+        )
     if not question or not question.strip():
         raise MintIQAError("bad_argument", "There is no question: put one in quotes after the image.")
     item = Item(str(image), str(image), given(prompt), question)
-    assessor = load(model, device, dtype)
+    assessor = load(model, device, dtype, quantization, device_map)
     if as_json or output:
         return export(answers(assessor, [item]), None, "json", output)
     for piece in assessor.ask(item.source, question, prompt=item.prompt):

@@ -22,11 +22,30 @@ Model = Annotated[str, typer.Option(help="Preset (nano), folder, or hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen by itself if left out.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; chosen if left out.")]
 
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        help="nf4 or int8: the language model in 4 or 8 bits a weight (bitsandbytes). int8-steps: faster "
+        "answers on a CPU."
+    ),
+]
+DeviceMap = Annotated[
+    str | None, typer.Option(help="auto spreads the language model over all GPUs, and memory if it must.")
+]
 
-def load(model: str, device: str | None, dtype: str | None) -> "Assessor":
+
+def load(
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    quantization: str | None = None,
+    device_map: str | None = None,
+) -> "Assessor":
     from mint_iqa.assessor import Assessor  # here, so that --help and schema need not wait for torch
 
-    return Assessor.from_pretrained(model, device=device, dtype=dtype)
+    return Assessor.from_pretrained(
+        model, device=device, dtype=dtype, quantization=quantization, device_map=device_map
+    )
 
 
 def given(prompt: str | None) -> str | None:

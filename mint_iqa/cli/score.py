@@ -12,11 +12,13 @@ from mint_iqa.cli.fail_under import FailUnder, gate, limits_of
 from mint_iqa.cli.long_run import Engine, score_into_file
 from mint_iqa.cli.options import (
     Device,
+    DeviceMap,
     Dtype,
     Manifest,
     Model,
     Output,
     Prompt,
+    Quantization,
     check_choice,
     check_output,
     given,
@@ -59,6 +61,8 @@ def score(
     model: Model = "nano",
     device: Device = None,
     dtype: Dtype = None,
+    quantization: Quantization = None,
+    device_map: DeviceMap = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 8,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, see docs/sizing.md.")
@@ -84,9 +88,9 @@ def score(
     explain = not listed if explain is None else explain
 
     info, score_all = (
-        _on_ray(Loading(model, device, dtype), explain, workers)
+        _on_ray(Loading(model, device, dtype, quantization, device_map), explain, workers)
         if engine == "ray"
-        else _here(load(model, device, dtype), explain, workers)
+        else _here(load(model, device, dtype, quantization, device_map), explain, workers)
     )
     with gate(limits) as watching:
         if output is not None and format in KEPT:

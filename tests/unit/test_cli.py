@@ -40,7 +40,7 @@ class FakeAssessor:
     model_info = MODEL
 
     @classmethod
-    def from_pretrained(cls, model="nano", *, device=None, dtype=None):
+    def from_pretrained(cls, model="nano", *, device=None, dtype=None, **_):
         cls.calls.append(("load", model, device, dtype))
         if model == "nowhere":
             raise MintIQAError("weights_missing", "There is no model nowhere: name a preset or a folder.")

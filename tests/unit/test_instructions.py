@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from mint_iqa.language import scores_in_words
+from mint_iqa.chat import scores_in_words
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, NAMED_FROM, level_of, named_faults
 from tests.unit.training_fixtures import PROMPTS, living_in
 from train import pictures

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.int8 import Int8Linear, in_int8
 from mint_iqa.language import LanguageModel
@@ -76,6 +78,22 @@ def test_answers_are_streamed_as_before(language):
 def test_no_warning_of_the_library_underneath_is_shown(language, recwarn):
     language.step_in_int8()
     assert not recwarn.list
+
+
+def test_it_is_chosen_like_any_other_precision(tiny_checkpoint):
+    assessor = Assessor.from_pretrained(tiny_checkpoint, device="cpu", quantization="int8-steps")
+    plain = Assessor.from_pretrained(tiny_checkpoint, device="cpu")
+    assert assessor.language_model().steps is not None and plain.language_model().steps is None
+    picture = Image.effect_noise((64, 64), 90)
+    record = assessor.assess(picture, "a cat")
+    assert record.explanation is not None
+    assert record.scores == plain.assess(picture, "a cat", explain=False).scores
+
+
+@pytest.mark.parametrize("other", [{"dtype": "bfloat16"}, {"device_map": "auto"}])
+def test_other_options_beside_it_are_refused(tiny_checkpoint, other):
+    with pytest.raises(MintIQAError, match="for a CPU and float32"):
+        Assessor.from_pretrained(tiny_checkpoint, device="cpu", quantization="int8-steps", **other)
 
 
 def test_another_precision_is_refused(language):

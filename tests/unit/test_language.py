@@ -5,16 +5,9 @@ import copy
 import pytest
 import torch
 
+from mint_iqa.chat import IMAGE_PLACE, MAX_HISTORY, SYSTEM, scores_in_words
 from mint_iqa.errors import MintIQAError
-from mint_iqa.language import (
-    IMAGE_PLACE,
-    MAX_HISTORY,
-    MAX_NEW_TOKENS,
-    SYSTEM,
-    LanguageModel,
-    pad_left,
-    scores_in_words,
-)
+from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel, pad_left
 from tests import tiny
 
 SCORES = {"quality": 34.9, "authenticity": 52.0, "correspondence": None}

@@ -14,8 +14,8 @@ from PIL import Image
 
 from instruct_data.templates import QUESTION_WORDINGS, SHOWS_IT, WHY_LOW_ABOUT
 from mint_iqa.assessor import Assessor
+from mint_iqa.chat import MAX_HISTORY
 from mint_iqa.errors import MintIQAError
-from mint_iqa.language import MAX_HISTORY
 from mint_iqa.records import Assessment, FailedAssessment, Fault, Levels, ModelInfo, Scores, schema
 from mint_iqa.vocabulary import DIMENSIONS
 from ui import look

@@ -38,7 +38,9 @@ def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")
     if kind is not Build:
-        assert "# Time: " in text and "Figures: " in text and settings.trains
+        assert "# Time: " in text and "Figures: " in text
+    if kind in (Stage1, Stage2):
+        assert settings.trains
 
 
 def test_there_are_recipes() -> None:
