@@ -377,7 +377,8 @@ def test_a_client_that_leaves_amid_a_stream_gives_its_place_back(tiny, monkeypat
 
 def test_the_docs_name_the_limits_and_options_of_the_code():
     from mint_iqa.assessor import MAX_QUESTION_CHARACTERS
-    from mint_iqa.language import MAX_HISTORY, MAX_NEW_TOKENS
+    from mint_iqa.chat import MAX_HISTORY
+    from mint_iqa.language import MAX_NEW_TOKENS
     from ui.api import KEPT_PICTURES, STATUS, UPLOAD_SECONDS
     from ui.completions import _Request
     from ui.session import MAX_PROMPT_CHARACTERS
