@@ -20,16 +20,16 @@ from mint_iqa.hub import find_folder
 from mint_iqa.pretrained import part_folder, quiet_transformers
 from mint_iqa.processing import read_tokenizer
 
-QUANTIZATIONS = ("nf4", "int8")
+QUANTIZATIONS = ("nf4", "int8", "int8-steps")
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 def placement(
     quantization: str | None, device_map: str | None, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Settings of `load_llm`: how the LLM alone is quantised, and where it goes.
+    """Settings of `LanguageModel.load`: how the LLM alone is quantised, and where it goes.
 
-    quantization: nf4 (4 bits a weight, computed in `dtype`) | int8.
+    quantization: nf4 (4 bits a weight, computed in `dtype`) | int8 | int8-steps (see `step_in_int8`).
     device_map: one of DEVICE_MAPS, spreads it over all GPUs; None: to `device`.
     Empty where neither is asked for. MintIQAError for another word, or without bitsandbytes.
     """
@@ -41,6 +41,12 @@ def placement(
             raise MintIQAError("bad_argument", f"There is no {option} {word!r}: use {', '.join(known)}.")
     if quantization is None:
         return {} if device_map is None else {"device_map": device_map}
+    if quantization == "int8-steps":
+        if device.type != "cpu" or dtype != torch.float32 or device_map is not None:
+            raise MintIQAError(
+                "bad_argument", "int8-steps is for a CPU and float32: leave out other options."
+            )
+        return {"int8_steps": True}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MintIQAError(
             "extra_missing", "Quantisation needs bitsandbytes: run `pip install 'mint-iqa[quantization]'`."

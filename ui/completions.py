@@ -14,8 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, PositiveInt, ValidationError
 
+from mint_iqa.chat import Turn
 from mint_iqa.errors import MintIQAError
-from mint_iqa.language import MAX_NEW_TOKENS, Turn
+from mint_iqa.language import MAX_NEW_TOKENS
 from mint_iqa.records import Assessment
 from ui.session import checked_history, checked_prompt
 

@@ -375,6 +375,28 @@ def test_a_client_that_leaves_amid_a_stream_gives_its_place_back(tiny, monkeypat
         assert ask(client, [GOOD]).choices
 
 
+def test_the_docs_name_the_limits_and_options_of_the_code():
+    from mint_iqa.assessor import MAX_QUESTION_CHARACTERS
+    from mint_iqa.chat import MAX_HISTORY
+    from mint_iqa.language import MAX_NEW_TOKENS
+    from ui.api import KEPT_PICTURES, STATUS, UPLOAD_SECONDS
+    from ui.completions import _Request
+    from ui.session import MAX_PROMPT_CHARACTERS
+
+    limits = [
+        f"at most {MAX_QUESTION_CHARACTERS} characters.",
+        f"Of earlier questions and answers the last {MAX_HISTORY}\n",
+        f"at most {MAX_PROMPT_CHARACTERS} characters",
+        f"at most {MAX_NEW_TOKENS} tokens",
+        f"the last {KEPT_PICTURES} are kept",
+        f"longer than {UPLOAD_SECONDS} s",
+    ]
+    assert [words for words in limits if words not in DOCS] == []
+    assert [n for n in (400, 500, *STATUS.values()) if f"| {n} | " not in DOCS] == []
+    named = _Request.model_fields.keys() - {"model", "messages"}
+    assert [name for name in named if f"`{name}`" not in DOCS] == []
+
+
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)
 
