@@ -16,12 +16,12 @@ from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa20
 from instruct_data.importers.distortions import read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
 from instruct_data.importers.table import Columns, ScoreColumn, read_table
-from instruct_data.reading import Findings
 from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import MAX_PIXELS, read_image
 from mint_iqa.manifest import read_manifest
+from mint_iqa.reading import Findings
 from tests.fuzz import checkpoints
 from tests.textures import hills
 

@@ -3,8 +3,8 @@
 import pytest
 
 from instruct_data.importers.table import Columns, ScoreColumn, read_table
-from instruct_data.reading import Findings
 from mint_iqa.manifest import read_manifest
+from mint_iqa.reading import Findings
 
 SCRIPTS = [
     "狐狸在雪中",

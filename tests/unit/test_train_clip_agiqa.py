@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import default_collate
-from transformers import CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel, Trainer
 
 from instruct_data.settings import read_settings
 from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig
@@ -22,13 +22,24 @@ from mint_iqa.clip_agiqa_towers import ClipTowers
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import bootstrap_interval, prompt_folds
 from tests import tiny_clip
-from tests.unit.training_fixtures import REPOSITORY, kill_after_first_checkpoint, write_pictures
+from tests.unit.training_fixtures import REPOSITORY, write_pictures
 from train import clip_agiqa, clip_agiqa_report, pictures
 from train.clip_agiqa import ClipAgiqaRecipe, ClipAgiqaTrainer, Crops, Learner, split, train
 from train.clip_agiqa_report import best_epoch, report
 
 CONFIGS = REPOSITORY / "configs" / "clip_agiqa"
 SIDE = 48  # of the fixture's pictures
+
+
+def kill_after_first_checkpoint(patch: pytest.MonkeyPatch, trainer: type[Trainer]) -> None:
+    """While `patch` lasts, a run of this trainer ends as Ctrl-C ends it, right after its first checkpoint."""
+    save = trainer._save_checkpoint
+
+    def save_and_die(self: Any, *args: Any, **kwargs: Any) -> None:
+        save(self, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    patch.setattr(trainer, "_save_checkpoint", save_and_die)
 
 
 @pytest.fixture(scope="module")
