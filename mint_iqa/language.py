@@ -79,11 +79,19 @@ class LanguageModel(nn.Module):
         return language
 
     def add_lora(self, rank: int, alpha: int, targets: Sequence[str] | None = None) -> None:
-        """Freeze the LLM and put new LoRA weights beside its layers of these names; None: `lora_targets`."""
+        """Freeze the LLM and put new LoRA weights beside its layers of these names; None: `lora_targets`.
+
+        MintIQAError for a name that no layer has.
+        """
         from peft import LoraConfig, get_peft_model
 
         keep_gradients(self.model)
-        names = lora_targets(self.model) if targets is None else list(targets)
+        there = lora_targets(self.model)
+        names = there if targets is None else list(targets)
+        if lacking := [name for name in names if name not in there]:
+            raise MintIQAError(
+                "bad_config", f"LoRA: the LLM has no layer {lacking[0]!r}, only {', '.join(there)}."
+            )
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, task_type="CAUSAL_LM")
         self.model = get_peft_model(self.model, config)
 

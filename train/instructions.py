@@ -181,12 +181,6 @@ class Instructions(Dataset[Instruction]):
     ) -> None:
         self.examples, self.sources, self.processor, self.language = examples, sources, processor, language
 
-    @property
-    def end(self) -> int:
-        """What ends a turn: ChatML's own sign, or the tokenizer's end where there is no such."""
-        tokenizer = self.language.tokenizer
-        return tokenizer.get_vocab().get("<|im_end|>", tokenizer.eos_token_id)
-
     def __len__(self) -> int:
         return len(self.examples)
 
@@ -202,7 +196,7 @@ class Instructions(Dataset[Instruction]):
         prompt = self.processor.text([i.prompt for i in items])
         question = self.processor.text([i.question for i in items])
         tokens = [self.language.tokens(i.scores, i.question, i.history) for i in items]
-        tokenizer, end = self.language.tokenizer, self.end
+        tokenizer, end = self.language.tokenizer, self.language.end_of_turn
         answers = [[*tokenizer(i.answer, add_special_tokens=False)["input_ids"], end] for i in items]
         return {
             "pixel_values": self.processor.normalize(self.crops(items)),

@@ -9,7 +9,6 @@ STAGE1_TRAINS = [
     "fault_head", "alignment",
 ]  # fmt: skip
 STAGE2_TRAINS = ["qformer2", "bridge", "language_projection", "language.*lora_[AB].*"]
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 @dataclass
@@ -71,7 +70,7 @@ class Lora:
     rank: int = 16  # 0: the LLM stays as it is
     alpha: int = 32
     learning_rate: float = 5e-4
-    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
+    targets: list[str] = field(default_factory=list)  # names of layers; none: all of the LLM's blocks
 
 
 @dataclass

@@ -8,34 +8,34 @@ Launchers, --set and --resume as for train.stage1.
 """
 
 import json
-import logging
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import BitsAndBytesConfig, set_seed
+from transformers import set_seed
 
 from instruct_data.settings import read_settings
 from mint_iqa.assessor import Assessor, find_checkpoint
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 from mint_iqa.language import LanguageModel
+from mint_iqa.loading import keep_gradients, placement
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import written_whole
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.records import ModelInfo
-from mint_iqa.vocabulary import FAULT_WORDS, FaultName
+from mint_iqa.vocabulary import FAULT_WORDS
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM, Sources, read_sources, split
 from train.resume import begin, rank, writing
 from train.run import PlanTrainer, command, device, run_to_end
-from train.settings import Lora, Stage1, Stage2
+from train.settings import Stage1, Stage2
 from train.stage1 import save_model
 from train.told import Samples, Told, examples_of, read_samples, tell_loss
 from train.trainable import STAGE1_PARTS, Learner, declare
@@ -65,7 +65,8 @@ class Explainer(Learner):
         the LLM's own embeddings of the words lie, it finds them at once. 0 where no example shows a fault.
         """
         names = list(FAULT_WORDS)
-        words = torch.stack([self.language.embed(self._word_ids(name)).mean(dim=0) for name in names])
+        ids = [[t for word in FAULT_WORDS[name] for t in self.language.word_ids(word)] for name in names]
+        words = torch.stack([self.language.embed(own).mean(dim=0) for own in ids])
         words = normalize((words - words.mean(dim=0)).float(), dim=-1)
         seen = normalize(soft.float().mean(dim=1), dim=-1)
         # -100: no fault to show.
@@ -73,12 +74,6 @@ class Explainer(Learner):
         wanted = torch.tensor(wanted, device=seen.device)
         each = whole_batch(cross_entropy(GROUNDING_SCALE * seen @ words.T, wanted, reduction="none"))
         return each.sum() / (whole_batch(wanted) >= 0).sum().clamp(min=1)
-
-    def _word_ids(self, name: FaultName) -> list[int]:
-        tokenize = self.language.tokenizer
-        return [
-            t for w in FAULT_WORDS[name] for t in tokenize(f" {w}", add_special_tokens=False)["input_ids"]
-        ]
 
     def answer_loss(self, soft: Tensor, inputs: dict[str, Any]) -> Tensor:
         """Mean cross-entropy over the answers' tokens (section 3.3)."""
@@ -120,32 +115,14 @@ def load_language(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
     MintIQAError where it is of another width than the model's soft tokens.
     """
     wanted = recipe.language
-    settings: dict[str, Any] = {"dtype": getattr(torch, wanted.dtype)}
-    if wanted.quantization:
-        logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel
-        settings["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=wanted.quantization,
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        settings["device_map"] = {"": device()}
+    settings = {"dtype": getattr(torch, wanted.dtype)}
+    settings |= placement(wanted.quantization, None, device(), torch.bfloat16)
     language = LanguageModel.load(config, None, **settings)
-    width = language.model.config.hidden_size
-    if width != config.language["hidden_size"]:
-        raise MintIQAError(
-            "bad_config",
-            f"The LLM is {width} wide and the model's soft tokens are {config.language['hidden_size']}: "
-            "train stage 1 with language.hidden_size set to the LLM's.",
-        )
-    for layer in language.modules():
-        # On CPUs with AVX512_BF16 an evaluation repacks the weights, and gradients are then lost silently.
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+    keep_gradients(language.model)
     if (adapter := adapter_of(recipe)) is not None:
         language.model = PeftModel.from_pretrained(language.model, adapter, is_trainable=True)
     elif recipe.lora.rank:
-        with_lora(language, recipe.lora)
+        language.add_lora(recipe.lora.rank, recipe.lora.alpha, recipe.lora.targets or None)
     if wanted.gradient_checkpointing:
         language.model.gradient_checkpointing_enable({"use_reentrant": False})
     return language
@@ -164,19 +141,6 @@ def adapter_of(recipe: Stage2) -> Path | None:
     if (own / "config.json").is_file():
         raise MintIQAError("bad_config", f"{own} is a whole LLM: stage 2 goes on from a LoRA adapter only.")
     return own
-
-
-def with_lora(language: LanguageModel, lora: Lora) -> None:
-    """MintIQAError for a target that no layer of the LLM has."""
-    layers = {name.rsplit(".", 1)[-1] for name, _ in language.model.named_modules()}
-    if lacking := [target for target in lora.targets if target not in layers]:
-        raise MintIQAError(
-            "bad_config", f"lora.targets: the LLM has no layer {lacking[0]!r}; linear layers are named by it."
-        )
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets, task_type="CAUSAL_LM"
-    )
-    language.model = get_peft_model(language.model, config)
 
 
 def save_adapter(

@@ -148,7 +148,7 @@ def test_an_llm_of_another_width_than_the_soft_tokens_is_refused(clip_first: Pat
     recipe = read_settings(Stage2, CONFIGS / "clip_l" / "stage2.yaml")
     config = MintIQAModel.from_pretrained(clip_first / "model").config
     config.language["hidden_size"] = 48
-    with pytest.raises(MintIQAError, match="32 wide and the model's soft tokens are 48"):
+    with pytest.raises(MintIQAError, match="32 wide, but the checkpoint was made for one of 48"):
         load_language(config, recipe)
 
 

@@ -21,6 +21,7 @@ from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import part_folder
 from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vocabulary import FAULT_WORDS
 from tests.unit.training_fixtures import NANO, TRAINS, WIDTH, World, living_in
 from train import pictures, stage1, stage2
 from train.instructions import Instructions, draw_instructions
@@ -206,9 +207,13 @@ def test_a_blind_example_sees_nothing_of_its_picture(explainer: Explainer) -> No
     assert not torch.equal(loss_of(explainer, seeing), loss_of(explainer, moved))
 
 
+def ids_of(explainer: Explainer, name: str) -> list[int]:
+    return [t for word in FAULT_WORDS[name] for t in explainer.language.word_ids(word)]
+
+
 def test_soft_tokens_are_grounded_where_they_lie_at_the_words_for_their_fault(explainer: Explainer) -> None:
     words = {
-        name: explainer.language.embed(explainer._word_ids(name)).mean(dim=0)
+        name: explainer.language.embed(ids_of(explainer, name)).mean(dim=0)
         for name in ("blur", "noise", "darkness")
     }
     soft = torch.stack([words["blur"], words["noise"], words["darkness"]]).unsqueeze(1)
