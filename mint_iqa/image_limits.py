@@ -20,7 +20,7 @@ MAX_SCANS = 64  # encoders write about ten; each costs a pass over all pixels (l
 MAX_TAG_VALUES = 100_000  # one a strip or tile
 MAX_RUN_LENGTH_PIXELS = 4_000_000  # Pillow expands such a BMP in Python
 MAX_HEADER_BYTES = 8 * 2**20  # profiles and thumbnails; Pillow joins their pieces in quadratic time
-MAX_READS = 1_000_000
+MAX_READS = 500_000
 MAX_GIF_READS = 5_000  # Pillow joins the pieces of a comment, 255 bytes each, in quadratic time
 _TEXT_OR_BYTES = (1, 2, 7)  # TIFF types that stay one object; each value of another becomes one of its own
 

@@ -134,14 +134,20 @@ class MintIQAModel(PreTrainedModel):
             nn.init.normal_(module.query_tokens, std=0.02)
         if module is self:
             # transformers passes over modules without weights of their own, such as heads: from here, then.
-            # Small weights in four layers one behind the other would hardly learn for hundreds of steps.
-            heads = (m for m in self.modules() if isinstance(m, Shortcut | ScoreHead | FaultHead))
-            for layer in (layer for head in heads for layer in head.layers if isinstance(layer, nn.Linear)):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            self.renew_heads()
         if module is getattr(self, "bridge", None):
             # Zero: at the start stage 2 is exactly InstructBLIP (section 3.3).
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
+
+    def renew_heads(self) -> None:
+        """Random weights for what reads the quality vectors: shortcut, score heads, fault head."""
+        heads = (m for m in self.modules() if isinstance(m, Shortcut | ScoreHead | FaultHead))
+        for layer in (layer for head in heads for layer in head.layers if isinstance(layer, nn.Linear)):
+            # Small weights in four layers one behind the other would hardly learn for hundreds of steps.
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def encode_image(self, pixel_values: Tensor, explain: bool = True) -> EncodedImage:
         """pixel_values float[B, 3, H, W] -> EncodedImage; `explain`: for stage 2 as well."""

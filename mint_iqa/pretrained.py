@@ -205,9 +205,9 @@ def _part_state(model: "MintIQAModel", role: str) -> dict[str, Tensor]:
         try:
             with quiet_transformers():
                 part, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, RuntimeError, ValueError) as error:
             raise MintIQAError(
-                "bad_checkpoint", f"{folder} holds no readable weights for {role!r}."
+                "bad_checkpoint", f"{folder} holds no readable weights for {role!r}: copy its files again."
             ) from error
         if lacking := sorted(k for k in info["missing_keys"] if not k.startswith("pooler.")):
             raise MintIQAError(

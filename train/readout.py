@@ -149,11 +149,7 @@ class Readout:
 
 def refresh(model: MintIQAModel) -> list[Tensor]:
     """Fresh heads, which alone are trained; their parameters."""
-    for part in (model.shortcut, *model.heads.values(), model.fault_head):
-        model._init_weights(part)
-        for layer in part.layers:
-            if hasattr(layer, "bias"):
-                torch.nn.init.zeros_(layer.bias)
+    model.renew_heads()
     torch.nn.init.constant_(model.shortcut.query_gain, 0.1)
     torch.nn.init.constant_(model.alignment.gain, 0.5)
     for name, parameter in model.named_parameters():
