@@ -101,7 +101,7 @@ class Assessor:
         loaded.to(place)
         loaded.language_settings = language_settings
         processor = MintIQAProcessor.from_config(loaded.config, folder)
-        return cls(loaded, processor, info_of(model))
+        return cls(loaded, processor, info_of(model, folder))
 
     def read(self, image: Source | ReadImage | Picture, name: str | None = None) -> Picture:
         """Read and encode a picture. Raises MintIQAError for whatever is not one."""
@@ -320,9 +320,9 @@ def find_checkpoint(model: str | Path) -> Path:
     return preset if (preset / "config.json").is_file() else find_folder(model, "model", "nano, ")
 
 
-def info_of(model: str | Path) -> ModelInfo:
-    """What records say of a model, without loading it. Raises MintIQAError as `find_checkpoint` does."""
-    return ModelInfo(name=str(model), revision=revision_of(find_checkpoint(model)))
+def info_of(model: str | Path, folder: Path) -> ModelInfo:
+    """What records say of a model, without loading it. folder: what `find_checkpoint` gave."""
+    return ModelInfo(name=str(model), revision=revision_of(folder))
 
 
 def revision_of(folder: Path) -> str:

@@ -98,7 +98,7 @@ class Explainer(Learner):
     def _causal(self) -> Any:
         """The LLM without the adapter's wrapping."""
         model = self.language.model
-        return model.get_base_model() if self.recipe.lora.rank else model
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def _soft(self, inputs: dict[str, Any]) -> Tensor:
         encoded = self.model.encode_image(inputs["pixel_values"])

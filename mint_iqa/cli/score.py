@@ -123,7 +123,7 @@ def _here(
 
 
 def _on_ray(loading: Loading, explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
-    from mint_iqa.assessor import info_of
+    from mint_iqa.assessor import find_checkpoint, info_of
 
     if loading.model.startswith(CLIP_AGIQA):
         raise MintIQAError("bad_argument", "--engine ray does not take CLIP-AGIQA: leave it out.")
@@ -131,7 +131,7 @@ def _on_ray(loading: Loading, explain: bool, workers: int | None) -> tuple[Model
     def score_all(batches: Sequence[Batch]) -> Batches:
         return score_batches_on_ray(batches, loading=loading, explain=explain, workers=workers)
 
-    return info_of(loading.model), score_all
+    return info_of(loading.model, find_checkpoint(loading.model)), score_all
 
 
 def _usual_format(output: Path | None, listed: bool) -> Format:
