@@ -80,7 +80,7 @@ def main() -> None:
     options = parser.parse_args()
     model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
     processor = MintIQAProcessor.from_config(model.config)
-    sources = read_sources()
+    sources = read_sources(processor.image_size)
     rows = [i for i, row in enumerate(sources.rows["flickr8k"]) if row.variant == pictures.CLEAN]
     pooled, captions = features(model, processor, sources, rows), caption_bank(model, processor, sources)
     projection = model.alignment.image_projection

@@ -112,7 +112,7 @@ def views(example: Example, sources: Sources, size: int) -> Iterator[NDArray[np.
     yield pixels[inner, inner]
     rng = np.random.default_rng(example.seed)
     for _ in range(VIEWS - 1 if example.human else 0):
-        top, left = rng.integers(0, pictures.SIDE - size + 1, 2)
+        top, left = rng.integers(0, pictures.stored_side(size) - size + 1, 2)
         crop = pixels[top : top + size, left : left + size]
         yield crop[:, ::-1] if rng.random() < 0.5 else crop
 
@@ -188,7 +188,7 @@ def main() -> None:
     part, parts = (int(n) for n in options.shard.split("/"))
     model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
     processor = MintIQAProcessor.from_config(model.config)
-    sources = read_sources()
+    sources = read_sources(processor.image_size)
     looks = draw_looks(sources)[part::parts]
     examples = [e for e, _, _ in looks]
     shard = f"{part}of{parts}"

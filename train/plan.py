@@ -84,11 +84,12 @@ class Sources:
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
 
-def read_sources() -> Sources:
+def read_sources(image_size: int) -> Sources:
+    """Everything, its pictures stored for a model that sees `image_size`."""
     root = pictures.data_root()
     sources = Sources(pictures.agiqa3k(root), pictures.flickr8k(root))
     for name in ("agiqa3k", "flickr8k"):
-        sources.pixels[name], sources.rows[name] = pictures.load(name)
+        sources.pixels[name], sources.rows[name] = pictures.load(name, image_size)
     return sources
 
 
@@ -242,7 +243,7 @@ class Looks(Dataset[dict[str, Any]]):
         name, row = example.pixels
         rng = np.random.default_rng(example.seed)
         size = self.processor.image_size
-        top, left = rng.integers(0, pictures.SIDE - size + 1, 2)
+        top, left = rng.integers(0, pictures.stored_side(size) - size + 1, 2)
         crop = self.sources.pixels[name][row][top : top + size, left : left + size]
         return {"example": example, "pixels": crop[:, ::-1] if rng.random() < 0.5 else crop}
 

@@ -27,7 +27,7 @@ FAMILIAR_SHARE = 0.995
 @torch.inference_mode()
 def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -> Tensor:
     """float[SAMPLE, Dv]: mean image_embeds of a seeded sample of a training set."""
-    pixels, _ = load(name)
+    pixels, _ = load(name, processor.image_size)
     rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
     inner = pictures.centre(processor.image_size)
     found = []

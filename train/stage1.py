@@ -180,7 +180,7 @@ def caption_bank(model: MintIQAModel, processor: MintIQAProcessor, sources: Sour
 
 def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) -> tuple[Looks, Tensor | None]:
     """What the run looks at, in order, and the caption bank where photographs are among it."""
-    sources = read_sources()
+    sources = read_sources(processor.image_size)
     captions = caption_bank(model, processor, sources) if recipe.photograph_epochs else None
     return Looks(draw(sources, recipe), sources, processor), captions
 

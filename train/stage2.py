@@ -190,7 +190,7 @@ def data_of(
 
 def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> Instructions:
     """Pictures of stage 1's own training split, and answers that are true of them."""
-    sources = read_sources()
+    sources = read_sources(processor.image_size)
     first = read_settings(Stage1, Path(recipe.stage1) / "recipe.json")
     rows = split(sources.human, first).train.tolist()
     photographs = range(len(sources.photographs) - first.held_out_photographs)

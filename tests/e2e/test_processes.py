@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from tests.unit.training_fixtures import REPOSITORY, TRAINS, World, living_in
+from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
 from train import pictures, stage1, stage2
 from train.settings import Lora, Stage1, Stage2
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("processes")) as world:
-        pictures.main()
+        pictures.build_all(SIZE)
         yield world
 
 

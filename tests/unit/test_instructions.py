@@ -8,7 +8,7 @@ import pytest
 
 from mint_iqa.chat import scores_in_words
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, NAMED_FROM, level_of, named_faults
-from tests.unit.training_fixtures import PROMPTS, living_in
+from tests.unit.training_fixtures import PROMPTS, SIZE, living_in
 from train import pictures
 from train.instructions import (
     KIND_SHARES,
@@ -26,8 +26,8 @@ COUNT = 3000
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sources]:
     with living_in(tmp_path_factory.mktemp("instructions")):
-        pictures.main()
-        yield read_sources()
+        pictures.build_all(SIZE)
+        yield read_sources(SIZE)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from instruct_data.faults import KADID_SCORES, severity_of
 from instruct_data.prompts import content_words
 from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import FAULTS
-from tests.unit.training_fixtures import CAPTIONS, GENERATORS, PROMPTS, World, living_in
+from tests.unit.training_fixtures import CAPTIONS, GENERATORS, PROMPTS, SIZE, World, living_in
 from train import pictures, plan
 from train.pictures import Row
 from train.plan import Example, Sources, draw, read_sources, split
@@ -28,13 +28,13 @@ BOTH = Stage1(human_epochs=2, faulted_share=0.5, photograph_epochs=3, held_out_p
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("plan")) as world:
-        pictures.main()
+        pictures.build_all(SIZE)
         yield world
 
 
 @pytest.fixture(scope="module")
 def sources(world: World) -> Sources:
-    return read_sources()
+    return read_sources(SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,8 @@ def test_a_look_is_a_seeded_crop_of_the_stored_picture(sources: Sources, everyth
         assert crop.shape == (28, 28, 3)
         assert np.array_equal(crop, looks[index]["pixels"])
         name, row = everything[index].pixels
-        top, left = np.random.default_rng(everything[index].seed).integers(0, pictures.SIDE - 28 + 1, 2)
+        spare = pictures.stored_side(28) - 28
+        top, left = np.random.default_rng(everything[index].seed).integers(0, spare + 1, 2)
         stored = sources.pixels[name][row][top : top + 28, left : left + 28]
         assert np.array_equal(crop, stored) or np.array_equal(crop, stored[:, ::-1])
         mirrored += not np.array_equal(crop, stored)
@@ -352,9 +353,10 @@ def build_twice(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_built_pictures_load_with_one_row_each(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures.build("set", build_twice(tmp_path, monkeypatch), ("small", "kadid", "malformation"))
-    pixels, rows = pictures.load("set")
-    assert pixels.shape == (12, pictures.SIDE, pictures.SIDE, 3) and pixels.dtype == np.uint8
+    pictures.build("set", SIZE, build_twice(tmp_path, monkeypatch), ("small", "kadid", "malformation"))
+    pixels, rows = pictures.load("set", SIZE)
+    side = pictures.stored_side(SIZE)
+    assert pixels.shape == (12, side, side, 3) and pixels.dtype == np.uint8
     assert [row.source for row in rows] == [0] * 4 + [1] * 4 + [2] * 4
     assert [row.variant for row in rows[:4]] == ["clean", "small", "fault", "fault"]
     assert rows[2].fault in KADID and rows[3].fault == "malformation"
@@ -367,26 +369,26 @@ def test_a_finished_build_is_left_as_it_is(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = build_twice(tmp_path, monkeypatch)
-    pictures.build("set", paths, ())
-    before = (tmp_path / "pictures" / "set.npy").stat().st_mtime_ns
-    pictures.build("set", paths, ("small",))
-    assert (tmp_path / "pictures" / "set.npy").stat().st_mtime_ns == before
-    assert len(pictures.load("set")[1]) == 3
+    pictures.build("set", SIZE, paths, ())
+    before = (tmp_path / "pictures" / "28" / "set.npy").stat().st_mtime_ns
+    pictures.build("set", SIZE, paths, ("small",))
+    assert (tmp_path / "pictures" / "28" / "set.npy").stat().st_mtime_ns == before
+    assert len(pictures.load("set", SIZE)[1]) == 3
 
 
 def test_an_interrupted_build_is_done_again(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = build_twice(tmp_path, monkeypatch)
-    pictures.build("set", paths, ("kadid",))
-    pixels, rows = pictures.load("set")
+    pictures.build("set", SIZE, paths, ("kadid",))
+    pixels, rows = pictures.load("set", SIZE)
     whole = pixels.copy()
-    half = np.lib.format.open_memmap(tmp_path / "pictures" / "set.npy", "r+")
+    half = np.lib.format.open_memmap(tmp_path / "pictures" / "28" / "set.npy", "r+")
     half[3:] = 0  # as a killed build leaves it: the file at full size, its table missing
     half.flush()
-    (tmp_path / "pictures" / "set.json").unlink()
-    pictures.build("set", paths, ("kadid",))
-    pixels, again = pictures.load("set")
+    (tmp_path / "pictures" / "28" / "set.json").unlink()
+    pictures.build("set", SIZE, paths, ("kadid",))
+    pixels, again = pictures.load("set", SIZE)
     assert np.array_equal(pixels, whole) and again == rows
 
 
@@ -397,6 +399,6 @@ def test_captions_lose_their_full_stop_and_keep_their_order(world: World) -> Non
 
 
 def test_the_table_is_plain_json(world: World) -> None:
-    rows = json.loads((pictures.pictures_folder() / "agiqa3k.json").read_text())
+    rows = json.loads((pictures.pictures_folder(SIZE) / "agiqa3k.json").read_text())
     assert len(rows) == 5 * 2 * len(PROMPTS)
     assert [row["variant"] for row in rows[:5]] == ["clean", "small", "fault", "fault", "fault"]

@@ -17,7 +17,7 @@ from mint_iqa.language import LanguageModel
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import initialise
 from tests import tiny
-from tests.unit.training_fixtures import living_in
+from tests.unit.training_fixtures import SIZE, living_in
 from train import pictures, stage1, stage2
 from train.run import command
 from train.settings import Stage1, Stage2
@@ -31,7 +31,7 @@ SMALL = {"hidden_size": WIDTH, "intermediate_size": 24, "num_attention_heads": 2
 @pytest.fixture(scope="module", autouse=True)
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with living_in(tmp_path_factory.mktemp("recipes")):
-        pictures.main()
+        pictures.build_all(SIZE)
         yield
 
 
@@ -50,8 +50,8 @@ def clip(tmp_path_factory: pytest.TempPathFactory, tiny_language: Path) -> Path:
     """configs/clip_l/model.json with small widths, its parts as folders of transformers."""
     root = tmp_path_factory.mktemp("clip")
     config = json.loads((CONFIGS / "clip_l" / "model.json").read_text())
-    config["vision"] |= {**SMALL, "image_size": 28, "embeds_width": WIDTH}
-    config["processor"] |= {"image_size": 28, "max_prompt_tokens": 16}
+    config["vision"] |= {**SMALL, "image_size": SIZE, "embeds_width": WIDTH}
+    config["processor"] |= {"image_size": SIZE, "max_prompt_tokens": 16}
     text = {**SMALL, **tiny.TEXT, "num_hidden_layers": 2}
     config["qformer"] |= text
     config["language"] = {"hidden_size": 32, "source": str(tiny_language)}
@@ -164,7 +164,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory, tiny_language: Path) -> 
     """A converted published checkpoint of small width: 39 blocks that branch at 22, and an LLM without a chat
     template."""
     folder = tmp_path_factory.mktemp("converted") / "mint-iqa"
-    tower = {**SMALL, "num_hidden_layers": 39, "image_size": 28, "patch_size": 14}
+    tower = {**SMALL, "num_hidden_layers": 39, "image_size": SIZE, "patch_size": 14}
     published: dict[str, Any] = {"model_type": "instructblip_vision_model", "taps": [39], "branch_at": 22}
     model = tiny.model(
         vision={**tower, **published, "final_norm_eps": 1e-5}, faults=[], alignment=None,

@@ -16,7 +16,7 @@ from instruct_data.settings import read_settings
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
-from tests.unit.training_fixtures import NANO, TRAINS, World, living_in
+from tests.unit.training_fixtures import NANO, SIZE, TRAINS, World, living_in
 from train import pictures, stage1
 from train.plan import Looks, draw, read_sources
 from train.run import PlanTrainer, run_to_end
@@ -30,7 +30,7 @@ NAN = float("nan")
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("stage1")) as world:
-        pictures.main()
+        pictures.build_all(SIZE)
         yield world
 
 
@@ -195,7 +195,7 @@ def test_unknown_faults_and_prompts_do_not_move_the_model(world: World, tmp_path
     """A batch of which nothing is known costs nothing and its gradient is nothing, not NaN."""
     settings = recipe(world, tmp_path / "run", photograph_epochs=0.0)
     scorer, processor = scorer_of(settings)
-    sources = read_sources()
+    sources = read_sources(SIZE)
     looks = Looks(draw(sources, settings), sources, processor)
     batch = looks.collate([looks[0], looks[1]])
     for key in ("targets", "second_correspondence", "faults"):

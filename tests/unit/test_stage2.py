@@ -22,7 +22,7 @@ from mint_iqa.modeling import MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import part_folder
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vocabulary import FAULT_WORDS
-from tests.unit.training_fixtures import NANO, TRAINS, WIDTH, World, living_in
+from tests.unit.training_fixtures import NANO, SIZE, TRAINS, WIDTH, World, living_in
 from train import pictures, stage1, stage2
 from train.instructions import Instructions, draw_instructions
 from train.plan import read_sources
@@ -37,7 +37,7 @@ LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("stage2")) as world:
-        pictures.main()
+        pictures.build_all(SIZE)
         yield world
 
 
@@ -72,7 +72,7 @@ def explainer(first: Path) -> Explainer:
 
 
 def data_for(explainer: Explainer, count: int) -> Instructions:
-    sources = read_sources()
+    sources = read_sources(SIZE)
     examples = draw_instructions(sources, range(14), range(4), {}, count, seed=1)
     processor = MintIQAProcessor.from_config(explainer.model.config)
     return Instructions(examples, sources, processor, explainer.language)

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from mint_iqa.errors import MintIQAError
-from tests.unit.training_fixtures import REPOSITORY, TRAINS, World, living_in
+from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
 from train import pictures, stage1, stage2
 from train.resume import WHOLE, checkpoints
 from train.run import WEIGHTS
@@ -32,7 +32,7 @@ SAVE_EVERY = 3
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("survival")) as world:
-        pictures.main()
+        pictures.build_all(SIZE)
         yield world
 
 
@@ -224,7 +224,7 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         broken = world.data / "data" / "agiqa3k" / "images" / "5.png"
         broken.write_bytes(broken.read_bytes()[:60])
         with pytest.raises(MintIQAError, match=r"images/5\.png"):
-            pictures.main()
+            pictures.build_all(SIZE)
 
 
 # --- what a run leaves to look at ---

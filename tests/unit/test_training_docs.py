@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from instruct_data.settings import read_settings
-from tests.unit.training_fixtures import REPOSITORY, TRAINS, World, living_in
+from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
 from train import pictures, stage1, stage2
 from train.run import command
 from train.settings import Stage1, Stage2
@@ -34,7 +34,7 @@ def test_every_command_runs_in_this_order(
     for line in LINES:
         match shlex.split(line):
             case ["python", "-m", "train.pictures"]:
-                pictures.main()
+                pictures.build_all(SIZE)
             case ["python", "-m", "train.stage1", *rest]:
                 monkeypatch.setattr("sys.argv", ["train.stage1", *rest, "--set", *short, *toy])
                 ran.append(command(Stage1, stage1.train, ""))

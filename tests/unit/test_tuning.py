@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
-from tests.unit.training_fixtures import GENERATORS, World, living_in
+from tests.unit.training_fixtures import GENERATORS, SIZE, World, living_in
 from train import cross_validate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
 from train.features import Trunks, draw_looks, load_features, views
@@ -27,7 +27,7 @@ SHORT = Tuning(epochs=2, batch_size=4, tower_learning_rate=1e-2, head_learning_r
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("tuning")) as world:
-        pictures.main()
+        pictures.build_all(SIZE)
         yield world
 
 
@@ -79,7 +79,7 @@ def test_the_sentence_vector_of_statistics_is_that_of_the_tokens(folder):
 
 
 def test_a_human_rated_picture_has_several_crops_and_every_other_one(world, folder):
-    found, sources = load_features(folder), read_sources()
+    found, sources = load_features(folder), read_sources(SIZE)
     assert torch.equal(found["views"], torch.where(found["human"], features.VIEWS, 1))
     rated = next(e for e, _, _ in draw_looks(sources) if e.human)
     crops = list(views(rated, sources, 28))

@@ -34,6 +34,7 @@ from mint_iqa.vision import build_backbone
 REPOSITORY = Path(__file__).resolve().parents[3]
 NANO = REPOSITORY / "configs" / "nano"
 WIDTH = 16
+SIZE = 28  # pixels that the toy model sees
 # Two of them share no content word, and every one has a word that can be exchanged.
 PROMPTS = (
     "a dog on a beach", "two cats in a kitchen", "red car", "a wooden bridge", "king with a sword",
@@ -118,14 +119,14 @@ def toy_config() -> dict[str, Any]:
     small = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
     text = {**small, "vocab_size": 1100, "max_position_embeddings": 128, "num_hidden_layers": 2}
     config["vision"] |= {
-        "hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": 28,
+        "hidden_size": WIDTH, "num_attention_heads": 2, "num_hidden_layers": 3, "image_size": SIZE,
         "branch_at": 3, "taps": [1, 3], "embeds_width": WIDTH, "mlp_ratio": 2,
     }  # fmt: skip
     config["qformer"] |= text
     config["alignment"] |= {**text, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config["query_tokens"] = 4
     config["language"]["hidden_size"] = WIDTH
-    config["processor"] |= {"image_size": 28}
+    config["processor"] |= {"image_size": SIZE}
     return config
 
 
