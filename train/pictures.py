@@ -10,6 +10,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
@@ -24,7 +26,7 @@ from tqdm import tqdm
 from instruct_data import distortions
 from instruct_data.faults import KADID_SCORES, apply_fault, severity_of
 from mint_iqa.errors import MintIQAError
-from mint_iqa.images import read_image
+from mint_iqa.images import Fit, read_image
 from mint_iqa.pretrained import cache_root
 from mint_iqa.vocabulary import FAULTS
 
@@ -97,23 +99,34 @@ def variants(source: int, path: str, kinds: tuple[str, ...], seed: int) -> Itera
         yield Row(source, "fault", name, level, severity_of(name, level)), faulted.image
 
 
-def _work(job: tuple[int, int, str, tuple[str, ...], int]) -> list[tuple[Row, NDArray[np.uint8]]]:
-    side, *rest = job
-    return [
-        (row, np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)))
-        for row, image in variants(*rest)
-    ]
+def _work(job: tuple[Fit, int, str, tuple[str, ...], int]) -> list[tuple[Row, NDArray[np.uint8]]]:
+    fit, *rest = job
+    return [(row, np.asarray(fit(image))) for row, image in variants(*rest)]
 
 
-def build(name: str, image_size: int, paths: list[str], kinds: tuple[str, ...], seed: int = 0) -> None:
-    """Write `name`.npy and `name`.json into the cache; a finished pair is left as it is."""
-    folder, side = pictures_folder(image_size), stored_side(image_size)
+def build(
+    name: str,
+    image_size: int,
+    paths: list[str],
+    kinds: tuple[str, ...],
+    seed: int = 0,
+    max_aspect: float = math.inf,
+) -> None:
+    """Write `name`.npy and `name`.json into the cache; a finished pair is left as it is.
+
+    Of several processes that want the same one builds and the others wait.
+    """
+    folder = pictures_folder(image_size)
     folder.mkdir(parents=True, exist_ok=True)
-    if (folder / f"{name}.json").exists():
-        return
-    count = len(paths) * (1 + len(kinds))
+    with FileLock(folder / f".{name}.lock"):
+        if not (folder / f"{name}.json").exists():
+            _build(folder, name, Fit(stored_side(image_size), max_aspect), paths, kinds, seed)
+
+
+def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str, ...], seed: int) -> None:
+    count, side = len(paths) * (1 + len(kinds)), fit.image_size
     pixels = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, side, side, 3))
-    jobs = [(side, i, path, kinds, seed) for i, path in enumerate(paths)]
+    jobs = [(fit, i, path, kinds, seed) for i, path in enumerate(paths)]
     rows: list[dict[str, object]] = []
     with Pool() as pool:
         for result in tqdm(pool.imap(_work, jobs, chunksize=16), total=len(jobs), desc=name, disable=None):

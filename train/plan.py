@@ -4,6 +4,7 @@ The whole run is one pass over this list, so a resumed run sees exactly what an 
 the same seed gives the same batches on any machine.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,12 +19,14 @@ from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_wor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import prompt_folds
 from mint_iqa.processing import MintIQAProcessor
-from mint_iqa.vocabulary import FAULTS
+from mint_iqa.vocabulary import DIMENSIONS, FAULTS
 from train import pictures
 from train.pictures import CLEAN, Row
+from train.rated import Ratings, read_ratings
 from train.settings import Stage1
 
 NAN = float("nan")
+RATED = "rated"  # the set of your own pictures
 # Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the
 # only human authenticity scores at hand. It sets the level of generated pictures; faults and photographs set
 # the rest.
@@ -78,18 +81,37 @@ class Split:
 class Sources:
     """Tables and pixels of everything stage 1 can look at."""
 
-    human: list[dict[str, str]]
-    photographs: list[dict[str, Any]]
+    human: list[dict[str, str]] = field(default_factory=list)
+    photographs: list[dict[str, Any]] = field(default_factory=list)
+    ratings: Ratings | None = None
     pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
 
-def read_sources(image_size: int) -> Sources:
-    """Everything, its pictures stored for a model that sees `image_size`."""
-    root = pictures.data_root()
-    sources = Sources(pictures.agiqa3k(root), pictures.flickr8k(root))
-    for name in ("agiqa3k", "flickr8k"):
+def read_sources(image_size: int, sets: Sequence[str] = ("agiqa3k", "flickr8k")) -> Sources:
+    """These sets, their pictures stored for a model that sees `image_size`."""
+    root, sources = pictures.data_root(), Sources()
+    if "agiqa3k" in sets:
+        sources.human = pictures.agiqa3k(root)
+    if "flickr8k" in sets:
+        sources.photographs = pictures.flickr8k(root)
+    for name in sets:
         sources.pixels[name], sources.rows[name] = pictures.load(name, image_size)
+    return sources
+
+
+def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
+    """What the recipe asks for, and nothing else need be there; your own pictures are stored on the way."""
+    epochs = {"agiqa3k": recipe.human_epochs, "flickr8k": recipe.photograph_epochs}
+    sources = read_sources(image_size, [name for name, passes in epochs.items() if passes])
+    if recipe.ratings:
+        files = [recipe.ratings] if isinstance(recipe.ratings, str) else recipe.ratings
+        sources.ratings = ratings = read_ratings(files, recipe.images, recipe.columns)
+        hashes = [str(max_aspect), *(picture.sha256 for picture in ratings.pictures)]
+        name = f"rated-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
+        paths = [str(picture.path) for picture in ratings.pictures]
+        pictures.build(name, image_size, paths, (), max_aspect=max_aspect)
+        sources.pixels[RATED], sources.rows[RATED] = pictures.load(name, image_size)
     return sources
 
 
@@ -109,6 +131,15 @@ def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
     return Split(everything[~unseen], everything[unseen])
 
 
+def split_rated(ratings: Ratings, recipe: Stage1) -> Split:
+    """Of your own ratings: what their files keep for testing, and the test fold by prompt, does not train."""
+    held_out = ratings.held_out()
+    if recipe.test_fold is not None:
+        rest = np.flatnonzero(~held_out)
+        held_out[rest[ratings.folds(rest, recipe.folds, seed=0) == recipe.test_fold]] = True
+    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
+
+
 def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     """The run's examples in order."""
     rng = np.random.default_rng(recipe.seed)
@@ -119,12 +150,15 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
         known += _repeat([p for p in human if p.row.variant == CLEAN], recipe.human_epochs, rng)
         share = recipe.human_epochs * recipe.faulted_share / 4  # four twins a picture
         known += _repeat([p for p in human if p.row.variant != CLEAN], share, rng)
+    if sources.ratings:
+        rated = [_rated(sources.ratings, int(i)) for i in split_rated(sources.ratings, recipe).train]
+        known += _repeat(rated, recipe.rating_epochs, rng)
     if recipe.photograph_epochs:
         used = set(range(len(sources.photographs) - recipe.held_out_photographs))
         photographs = [_photograph(sources, row, i) for i, row in _rows(sources, "flickr8k", used)]
         known += _repeat(photographs, recipe.photograph_epochs / 3, rng)  # clean and two twins each
     order = rng.permutation(len(known))
-    pool = sorted({text for picture in known if picture.human for text in picture.prompts})
+    pool = sorted({text for picture in known if picture.human for text in picture.prompts if text})
     captions = [p["captions"][0] for p in sources.photographs]
     return [look(known[i], pool if known[i].human else captions, recipe, rng) for i in order]
 
@@ -178,6 +212,16 @@ def _photograph(sources: Sources, row: Row, index: int) -> Picture:
     return _faulted(picture)
 
 
+def _rated(ratings: Ratings, index: int) -> Picture:
+    """One of your own pictures: what nobody rated is unknown, and so are its faults."""
+    record = ratings.records[index]
+    quality, authenticity, correspondence = (record.mos.get(d, NAN) / 100 for d in DIMENSIONS)
+    prompts, row = [record.prompt or ""], Row(index, CLEAN)
+    return Picture(
+        (RATED, index), row, prompts, quality, authenticity, correspondence, human=True, clean_before=False
+    )
+
+
 def _faulted(picture: Picture) -> Picture:
     """Targets of a twin. Each fault is labelled where people's judgement of it is known, and nowhere else."""
     row = picture.row
@@ -201,7 +245,10 @@ def _fault_targets(picture: Picture) -> tuple[float, ...]:
 def look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator) -> Example:
     which = int(rng.integers(len(picture.prompts)))
     prompt = picture.prompts[which]
-    second, target = _second_look(prompt, picture.correspondence, pool, recipe, rng)
+    # What a fault does to correspondence nobody measured: before it, a caption fitted as captions do.
+    spoilt = picture.row.fault and np.isnan(picture.correspondence)
+    known = MATCHING_CAPTION if spoilt else picture.correspondence
+    second, target = _second_look(prompt, known, pool, recipe, rng)
     caption = picture.caption * 5 + which if picture.caption >= 0 else -1
     return Example(
         picture.pixels,
@@ -221,12 +268,14 @@ def _second_look(
 ) -> tuple[str, float]:
     """The same picture with no prompt, with one word exchanged, or with a prompt of another picture."""
     draw = rng.random()
-    if draw < recipe.no_prompt_share:
+    if draw < recipe.no_prompt_share or not prompt:
         return "", NAN
-    known = MATCHING_CAPTION if np.isnan(correspondence) else correspondence
     if draw < recipe.no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
-        return exchange.prompt, known * EXCHANGED_SHARE
-    return unrelated_prompt(prompt, pool, rng), UNRELATED_SCORE
+        return exchange.prompt, correspondence * EXCHANGED_SHARE
+    try:
+        return unrelated_prompt(prompt, pool, rng), UNRELATED_SCORE
+    except ValueError:  # your own ratings may be of one subject
+        return "", NAN
 
 
 class Looks(Dataset[dict[str, Any]]):

@@ -4,6 +4,9 @@ Every set's scores are mapped from its own range to one scale. What a set does n
 counts it: LIVE and KADID-10k with one score and no prompt train quality, and leave the rest alone.
 """
 
+import csv
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +39,14 @@ class Ratings:
     pictures: list[Shown]
     sets: Integers
     notes: list[str]
+
+    def digest(self) -> str:
+        """Of all that is learnt from: pictures, prompts, scores, and which of them only test."""
+        rows = [
+            [p.sha256, p.prompt, r.split, sorted(r.mos.items()), sorted(r.mos_std.items())]
+            for p, r in zip(self.pictures, self.records, strict=True)
+        ]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def targets(self, dimension: Dimension) -> Floats:
         """float[N] on 0..1, NaN where nobody rated it."""
@@ -91,6 +102,18 @@ def read_ratings(files: Sequence[str], images: str | None, columns: Mapping[str,
         sets += [number] * len(own)
         notes.append(note)
     return Ratings(records, pictures, np.array(sets), notes)
+
+
+def write_rated(path: Path, ratings: Ratings, rows: Integers) -> None:
+    """A CSV file of these pictures that `mint-iqa score` and `mint-iqa evaluate` read; none without rows."""
+    if not len(rows):
+        return
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "prompt", *DIMENSIONS])
+        for i in rows:
+            picture, mos = ratings.pictures[i], ratings.records[i].mos
+            writer.writerow([picture.path.resolve(), picture.prompt, *(mos.get(d, "") for d in DIMENSIONS)])
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[RatedImage], str]:

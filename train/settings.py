@@ -32,7 +32,7 @@ class Optimisation:
 
 @dataclass
 class Stage1(Optimisation):
-    """Recipe of a stage-1 run: captions first (`photographs`), then human scores (`human_epochs`)."""
+    """Recipe of a stage-1 run: captions first (`photograph_epochs`), then human scores."""
 
     trains: list[str] = field(default_factory=lambda: list(STAGE1_TRAINS))
     output: str = "runs/stage1"
@@ -42,11 +42,15 @@ class Stage1(Optimisation):
     layer_decay: float = 0.8  # factor from each block to the one below it
     human_epochs: float = 0.0  # passes over the clean AGIQA-3K training pictures
     faulted_share: float = 0.35  # faulted and small twins per clean picture and pass
+    ratings: str | list[str] = field(default_factory=list)  # your own: CSV files, JSON Lines of instruct_data
+    images: str | None = None  # folder of their pictures; that of each file if left out
+    columns: dict[str, str] = field(default_factory=dict)  # of CSV files, e.g. {quality: "mos:1:5"}
+    rating_epochs: float = 1.0  # passes over them
     photograph_epochs: float = 0.0  # passes over Flickr8k, each picture clean or faulted in turn
     held_out_photographs: int = 500
-    folds: int = 5
+    folds: int = 5  # by prompt, of AGIQA-3K and of your own ratings
     test_fold: int | None = None  # None trains on every prompt
-    leave_out: str | None = None  # a generator that is only tested on
+    leave_out: str | None = None  # a generator of AGIQA-3K that is only tested on
     contrastive_weight: float = 0.2
     rank_weight: float = 0.5
     fault_weight: float = 0.5

@@ -23,11 +23,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import set_seed
 
 from mint_iqa.configuration import MintIQAConfig
+from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise, written_whole
 from mint_iqa.processing import MintIQAProcessor
-from train.plan import Looks, Sources, draw, read_sources
-from train.resume import begin, rank, writing
+from train.plan import Looks, Sources, draw, sources_of, split_rated
+from train.rated import Ratings, write_rated
+from train.resume import begin, checkpoints, rank, write_whole, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1
 from train.trainable import STAGE2_PARTS, Learner, declare, restore
@@ -180,9 +182,30 @@ def caption_bank(model: MintIQAModel, processor: MintIQAProcessor, sources: Sour
 
 def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) -> tuple[Looks, Tensor | None]:
     """What the run looks at, in order, and the caption bank where photographs are among it."""
-    sources = read_sources(processor.image_size)
+    sources = sources_of(recipe, processor.image_size, processor.max_aspect)
+    if sources.ratings:
+        keep_ratings(recipe, sources.ratings)
     captions = caption_bank(model, processor, sources) if recipe.photograph_epochs else None
     return Looks(draw(sources, recipe), sources, processor), captions
+
+
+def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:
+    """Write beside the weights what the run learns from, and the pictures that it keeps apart (test.csv).
+
+    MintIQAError where a run goes on with other ratings than it began with.
+    """
+    output, digest = Path(recipe.output), ratings.digest()
+    path = output / "ratings.sha256"
+    if checkpoints(output) and path.exists() and path.read_text(encoding="utf-8") != digest:
+        raise MintIQAError(
+            "other_recipe",
+            f"{output} was begun with other ratings or pictures: resume with those, or name another --set "
+            "output=.",
+        )
+    if rank() == 0:
+        print("\n".join(ratings.notes), file=sys.stderr)
+        write_whole(path, digest)
+        write_rated(output / "test.csv", ratings, split_rated(ratings, recipe).test)
 
 
 def scorer_of(recipe: Stage1) -> tuple[Scorer, MintIQAProcessor]:

@@ -30,6 +30,10 @@ def test_every_command_runs_in_this_order(
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     short = ["stop_after=2", "batch_size=4", "threads=1"]
     toy = [f"model={world.config}", f"trains={TRAINS}", "held_out_photographs=2"]
+    rated = pictures.agiqa3k(world.data / "data")
+    rows = [f'{row["image"]},"{row["prompt"]}",{row["mos_quality"]}' for row in rated]
+    (tmp_path / "images").symlink_to(world.data / "data" / "agiqa3k" / "images")
+    (tmp_path / "ratings.csv").write_text("\n".join(["image,prompt,quality", *rows]))
     ran = []
     for line in LINES:
         match shlex.split(line):
@@ -41,8 +45,9 @@ def test_every_command_runs_in_this_order(
             case ["python", "-m", "train.stage2", *rest]:
                 monkeypatch.setattr("sys.argv", ["train.stage2", *rest, "--set", *short, "examples=8"])
                 ran.append(command(Stage2, stage2.train, ""))
-    assert ran == [0, 0, 0, 0]
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"stage1", "fold1", "rank8"}
+    assert ran == [0, 0, 0, 0, 0]
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"stage1", "fold1", "rank8", "own"}
+    assert (tmp_path / "runs" / "own" / "test.csv").is_file()
     assert read_settings(Stage2, tmp_path / "runs" / "rank8" / "recipe.json").lora.rank == 8
 
 
