@@ -94,7 +94,7 @@ class Assessor:
         quantization, device_map: of the LLM alone, see `loading.placement`.
         Raises MintIQAError when the weights are missing or do not fit.
         """
-        kind, place = _dtype(dtype), _device(device)
+        kind, place = dtype_of(dtype), device_of(device)
         language_settings = placement(quantization, device_map, place, kind)
         folder = find_checkpoint(model)
         loaded = MintIQAModel.from_pretrained(folder, dtype=kind)
@@ -362,7 +362,8 @@ def _checked_question(question: str) -> str:
     return text
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """The device of this name, or the best there is; MintIQAError where there is none."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=name).device  # "cuda" is a good name where there is no GPU
@@ -370,7 +371,8 @@ def _device(name: str | None) -> torch.device:
         raise MintIQAError("bad_argument", f"There is no device {name!r} here: use cpu or cuda.") from error
 
 
-def _dtype(name: str | None) -> torch.dtype:
+def dtype_of(name: str | None) -> torch.dtype:
+    """float32 unless named; MintIQAError for any other than float32, bfloat16, float16."""
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if (name or "float32") not in kinds:
         raise MintIQAError("bad_argument", f"There is no dtype {name!r}: use {', '.join(kinds)}.")

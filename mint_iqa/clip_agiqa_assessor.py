@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 import torch
 
-from mint_iqa.assessor import _device, _dtype
+from mint_iqa.assessor import device_of, dtype_of
 from mint_iqa.clip_agiqa import ClipAgiqa
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import ReadImage, Source, read_image
@@ -36,7 +36,7 @@ class ClipAgiqaAssessor:
 
         device, dtype: as for `Assessor`. Raises MintIQAError when weights or backbone are missing or unfit.
         """
-        kind, place = _dtype(dtype), _device(device)
+        kind, place = dtype_of(dtype), device_of(device)
         folder = str(model).removeprefix(CLIP_AGIQA)
         loaded = ClipAgiqa.from_pretrained(Path(folder))
         info = ModelInfo(name=f"{CLIP_AGIQA}{folder}", revision=revision_of(loaded))

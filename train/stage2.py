@@ -54,7 +54,7 @@ class Explainer(Learner):
     def forward(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         # Here and not around it: engines that wrap a module switch an outer autocast off.
         with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            soft = self._soft(inputs)
+            soft = self.soft_tokens(inputs)
             grounding = self.recipe.grounding_weight * self.grounding_loss(soft, inputs)
             return {"answer": self.answer_loss(soft, inputs), "grounding": grounding}
 
@@ -100,7 +100,8 @@ class Explainer(Learner):
         model = self.language.model
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
-    def _soft(self, inputs: dict[str, Any]) -> Tensor:
+    def soft_tokens(self, inputs: dict[str, Any]) -> Tensor:
+        """float[B, Q2, Dl]: what the LLM sees of each picture; zeros where it is to answer without."""
         encoded = self.model.encode_image(inputs["pixel_values"])
         scored = self.model.score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
         soft = self.model.soft_prompt(

@@ -156,7 +156,7 @@ def tell_loss(when: str, explainer: Any, data: Told, batch_size: int) -> float |
     for start in range(0, len(data), batch_size):
         batch = data.collate(data.examples[start : start + batch_size])
         count = sum(map(len, batch["answers"]))
-        total += count * float(explainer.answer_loss(explainer._soft(batch), batch))
+        total += count * float(explainer.answer_loss(explainer.soft_tokens(batch), batch))
         tokens += count
     print(f"Loss on {len(data)} validation samples {when}: {total / tokens:.3f}", flush=True)
     return total / tokens

@@ -149,7 +149,9 @@ def full_logits_loss(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
     """The textbook form: every position's logits, and labels of -100 for all but the answers' tokens."""
     rows, labels = [], []
     language = explainer.language
-    for soft, tokens, answer in zip(explainer._soft(batch), batch["tokens"], batch["answers"], strict=True):
+    for soft, tokens, answer in zip(
+        explainer.soft_tokens(batch), batch["tokens"], batch["answers"], strict=True
+    ):
         prefix = language.prefix(soft, tokens)
         rows.append(torch.cat([prefix, language.embed(answer)]))
         labels.append(torch.tensor([-100] * len(prefix) + answer))
@@ -160,7 +162,7 @@ def full_logits_loss(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
 
 
 def answer_loss(explainer: Explainer, batch: dict[str, Any]) -> Tensor:
-    return explainer.answer_loss(explainer._soft(batch), batch)
+    return explainer.answer_loss(explainer.soft_tokens(batch), batch)
 
 
 def test_the_loss_is_that_of_the_answers_tokens_and_no_others(explainer: Explainer) -> None:
@@ -199,8 +201,8 @@ def test_the_prompt_holds_scores_question_and_history_but_not_the_answer(explain
 
 def test_a_blind_example_sees_nothing_of_its_picture(explainer: Explainer) -> None:
     seeing, blind = batch_of(explainer, blind=False), batch_of(explainer, blind=True)
-    assert explainer._soft(seeing).abs().amax(dim=(1, 2)).min() > 0
-    assert explainer._soft(blind).abs().max() == 0
+    assert explainer.soft_tokens(seeing).abs().amax(dim=(1, 2)).min() > 0
+    assert explainer.soft_tokens(blind).abs().max() == 0
     other = blind | {"pixel_values": torch.randn_like(blind["pixel_values"])}
     assert torch.equal(loss_of(explainer, blind), loss_of(explainer, other))
     moved = seeing | {"pixel_values": other["pixel_values"]}
@@ -228,7 +230,7 @@ def test_soft_tokens_are_grounded_where_they_lie_at_the_words_for_their_fault(ex
 def test_the_loss_weighs_grounding_beside_the_answers(explainer: Explainer) -> None:
     batch = batch_of(explainer, 12)
     assert any(batch["fault"])
-    grounding = explainer.grounding_loss(explainer._soft(batch), batch)
+    grounding = explainer.grounding_loss(explainer.soft_tokens(batch), batch)
     whole = loss_of(explainer, batch)
     assert torch.allclose(whole, answer_loss(explainer, batch) + 0.5 * grounding, atol=1e-5)
 
