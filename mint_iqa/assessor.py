@@ -35,6 +35,7 @@ from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUE
 
 PRESETS = Path(__file__).parent / "weights"
 MAX_QUESTION_CHARACTERS = 500
+UNTAUGHT = "This model was never taught to explain, it only scores: run python -m train.stage2 on it."
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Assessor:
         self.model, self.processor, self.model_info = model.eval(), processor, info
         # A new head's bias is zero, and the first step of training changes that.
         self._untrained = not any(p.any() for n, p in model.heads.named_parameters() if n.endswith("bias"))
+        self._taught = bool(model.config.language.get("taught", True))
         self._lock = threading.Lock()
 
     @classmethod
@@ -111,7 +113,10 @@ class Assessor:
         return self._encode([(name or _name(image), read)])[0]
 
     def assess(self, image: Source | Picture, prompt: str | None = None, explain: bool = True) -> Assessment:
-        """Scores 0..100, faults, and with `explain` the reasons in words; MintIQAError for a bad picture."""
+        """Scores 0..100, faults, and with `explain` the reasons in words; MintIQAError for a bad picture.
+
+        A model that was not taught to explain gives no reasons, and a warning that says so.
+        """
         return self._assessments(self.rate([(self.read(image), prompt)]), explain)[0]
 
     def assess_many(
@@ -144,15 +149,16 @@ class Assessor:
     ) -> Iterator[str]:
         """Stream the answer to a question about a picture; `history` holds earlier (question, answer) turns.
 
-        Raises MintIQAError for a bad picture or an empty question, before the first piece.
+        Raises MintIQAError for a bad picture, an empty question, or a model that was not taught to answer,
+        before the first piece.
         """
-        question = _checked_question(question)
+        question = _checked_question(question, self._taught)
         rated = self.rate([(self.read(image), prompt)])[0]
         return self._stream(rated, question, history, max_new_tokens)
 
     def answer(self, image: Source | Picture, question: str, prompt: str | None = None) -> Answer:
         """The whole answer as a record."""
-        asked = _checked_question(question)
+        asked = _checked_question(question, self._taught)
         rated = self.rate([(self.read(image), prompt)])[0]
         text = "".join(self._stream(rated, asked, ()))
         return Answer(
@@ -232,7 +238,8 @@ class Assessor:
     # --- explaining ---
 
     def _assessments(self, rated: Sequence[Rated], explain: bool) -> list[Assessment]:
-        reasons = self._explanations(rated) if explain else [None] * len(rated)
+        reasons = self._explanations(rated) if explain and self._taught else [None] * len(rated)
+        missing = [UNTAUGHT] if explain and not self._taught else []
         return [
             Assessment(
                 image=one.picture.name,
@@ -242,7 +249,7 @@ class Assessor:
                 scores=one.scores,
                 levels=Levels.of(one.scores),
                 faults=one.faults,
-                warnings=one.warnings,
+                warnings=[*one.warnings, *missing],
                 explanation=reason,
             )
             for one, reason in zip(rated, reasons, strict=True)
@@ -350,7 +357,9 @@ def _name(image: Any) -> str:
     return os.fspath(image) if isinstance(image, str | Path) else "image"
 
 
-def _checked_question(question: str) -> str:
+def _checked_question(question: str, taught: bool) -> str:
+    if not taught:
+        raise MintIQAError("no_explanation", UNTAUGHT)
     text = question.strip()
     if not text:
         raise MintIQAError("question_empty", "The question is empty: ask something about the picture.")

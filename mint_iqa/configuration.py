@@ -32,7 +32,8 @@ class MintIQAConfig(PretrainedConfig):
     heads: `hidden`, `outputs` and `index` of each score head (published: 48, 3 and 1; MINT-IQA section 3.2).
     faults: names that the fault head detects; empty for a model without one.
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
-    language: `hidden_size` of the LLM, and `source`: where `LanguageModel.load` finds it.
+    language: `hidden_size` of the LLM; `source`: where `LanguageModel.load` finds it; `taught`: false where
+        stage 2 is still to come, so that nothing the LLM says of a picture would have grounds.
     processor: `image_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens` (MintIQAProcessor).
     parts: names of the packaged parts (see `pretrained.PARTS`) that fill what a checkpoint references.
     referenced: state-dict prefixes that are not saved but filled from `parts`.

@@ -102,19 +102,24 @@ def prompt_folds(
     Raises MintIQAError (`bad_argument`) where the rows don't fall into at least `folds` separate sets, or on
     unequal lengths.
     """
-    hashes = [""] * len(prompts) if image_hashes is None else image_hashes
-    if len(hashes) != len(prompts):
-        raise MintIQAError(
-            "bad_argument", f"There are {len(prompts)} prompts but {len(hashes)} image hashes."
-        )
-    tidy = [" ".join(prompt.split()).casefold() for prompt in prompts]
-    sets = _members(_linked_rows(tidy, hashes), len(prompts))
+    sets = unrelated_sets(prompts, image_hashes)
     if folds < 2 or len(sets) < folds:
         raise MintIQAError(
             "bad_argument",
             f"{len(sets)} unrelated sets of rows can't make {folds} folds: use 2..{len(sets)}.",
         )
     return _dealt(sets, len(prompts), folds, np.random.default_rng(seed))
+
+
+def unrelated_sets(prompts: Sequence[str], image_hashes: Sequence[str] | None) -> list[npt.NDArray[np.int64]]:
+    """Numbers of the rows that are linked by prompts or images as in `prompt_folds`, set by set."""
+    hashes = [""] * len(prompts) if image_hashes is None else image_hashes
+    if len(hashes) != len(prompts):
+        raise MintIQAError(
+            "bad_argument", f"There are {len(prompts)} prompts but {len(hashes)} image hashes."
+        )
+    tidy = [" ".join(prompt.split()).casefold() for prompt in prompts]
+    return _members(_linked_rows(tidy, hashes), len(prompts))
 
 
 def _dealt(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
-from train.plan import Sources, read_sources
+from train.sources import Sources, read_sources
 from train.stage1 import caption_bank
 
 HELD_OUT = 500

@@ -29,8 +29,8 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
 from train.pictures import KADID_FAULTS
-from train.plan import split
 from train.settings import Stage1
+from train.sources import split
 
 Floats = NDArray[np.float64]
 BATCH = 16

@@ -40,8 +40,8 @@ from train.judging import (
     share,
     words_agree,
 )
-from train.plan import split
 from train.settings import Stage1
+from train.sources import split
 
 QUESTION = "Why does this image score low?"
 BATCH = 8

@@ -26,8 +26,9 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import pixel_statistics
 from train import pictures
-from train.plan import Example, Picture, Sources, look, picture_of, read_sources
+from train.plan import Example, Picture, look, picture_of
 from train.settings import Stage1
+from train.sources import Sources, read_sources
 
 FOLDS = 5
 PHOTOGRAPHS = 1200

@@ -24,8 +24,8 @@ from train.plan import (
     MATCHING_CAPTION,
     PHOTOGRAPH_AUTHENTICITY,
     PHOTOGRAPH_QUALITY,
-    Sources,
 )
+from train.sources import Sources
 
 KIND_SHARES = {
     "why_low": 0.26, "overall": 0.16, "quality": 0.12, "authenticity": 0.08, "correspondence": 0.08,

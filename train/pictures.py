@@ -29,6 +29,7 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.images import Fit, read_image
 from mint_iqa.pretrained import cache_root
 from mint_iqa.vocabulary import FAULTS
+from train.resume import write_whole, writing
 
 # Flickr8k's photographs are squeezed to this side. Copies of generated pictures at this size keep the model
 # from reading "photograph" off the missing detail.
@@ -125,7 +126,12 @@ def build(
 
 def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str, ...], seed: int) -> None:
     count, side = len(paths) * (1 + len(kinds)), fit.image_size
-    pixels = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, side, side, 3))
+    file = folder / f"{name}.npy"
+    with writing(file):
+        pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (count, side, side, 3))
+        # Now, or a disk that fills up kills the process where it writes a page.
+        with file.open("rb+") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     jobs = [(fit, i, path, kinds, seed) for i, path in enumerate(paths)]
     rows: list[dict[str, object]] = []
     with Pool() as pool:
@@ -134,9 +140,8 @@ def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str
                 pixels[len(rows)] = image
                 rows.append(asdict(row))
     pixels.flush()
-    temporary = folder / f".{name}.json"
-    temporary.write_text(json.dumps(rows))
-    temporary.replace(folder / f"{name}.json")  # whole or not there: it says that the pixels are
+    with writing(folder):
+        write_whole(folder / f"{name}.json", json.dumps(rows))  # last: it says that the pixels are whole
 
 
 def kept_quality(fault: str, level: int) -> float:

@@ -4,29 +4,26 @@ The whole run is one pass over this list, so a resumed run sees exactly what an 
 the same seed gives the same batches on any machine.
 """
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from instruct_data.artefacts import kept_authenticity
 from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import prompt_folds
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vocabulary import DIMENSIONS, FAULTS
 from train import pictures
 from train.pictures import CLEAN, Row
-from train.rated import Ratings, read_ratings
+from train.rated import Ratings
 from train.settings import Stage1
+from train.sources import RATED, Sources, split, split_rated
 
 NAN = float("nan")
-RATED = "rated"  # the set of your own pictures
 # Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the
 # only human authenticity scores at hand. It sets the level of generated pictures; faults and photographs set
 # the rest.
@@ -69,79 +66,16 @@ class Picture:
     caption: int = -1
 
 
-@dataclass
-class Split:
-    """Row numbers of AGIQA-3K, by role."""
-
-    train: NDArray[np.int64]
-    test: NDArray[np.int64]
-
-
-@dataclass
-class Sources:
-    """Tables and pixels of everything stage 1 can look at."""
-
-    human: list[dict[str, str]] = field(default_factory=list)
-    photographs: list[dict[str, Any]] = field(default_factory=list)
-    ratings: Ratings | None = None
-    pixels: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    rows: dict[str, list[Row]] = field(default_factory=dict)
-
-
-def read_sources(image_size: int, sets: Sequence[str] = ("agiqa3k", "flickr8k")) -> Sources:
-    """These sets, their pictures stored for a model that sees `image_size`."""
-    root, sources = pictures.data_root(), Sources()
-    if "agiqa3k" in sets:
-        sources.human = pictures.agiqa3k(root)
-    if "flickr8k" in sets:
-        sources.photographs = pictures.flickr8k(root)
-    for name in sets:
-        sources.pixels[name], sources.rows[name] = pictures.load(name, image_size)
-    return sources
-
-
-def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
-    """What the recipe asks for, and nothing else need be there; your own pictures are stored on the way."""
-    epochs = {"agiqa3k": recipe.human_epochs, "flickr8k": recipe.photograph_epochs}
-    sources = read_sources(image_size, [name for name, passes in epochs.items() if passes])
-    if recipe.ratings:
-        files = [recipe.ratings] if isinstance(recipe.ratings, str) else recipe.ratings
-        sources.ratings = ratings = read_ratings(files, recipe.images, recipe.columns)
-        hashes = [str(max_aspect), *(picture.sha256 for picture in ratings.pictures)]
-        name = f"rated-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
-        paths = [str(picture.path) for picture in ratings.pictures]
-        pictures.build(name, image_size, paths, (), max_aspect=max_aspect)
-        sources.pixels[RATED], sources.rows[RATED] = pictures.load(name, image_size)
-    return sources
-
-
-def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
-    """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen
-    prompts are the test, and no other picture of those prompts trains."""
-    everything = np.arange(len(human))
-    if recipe.leave_out and recipe.test_fold is None:
-        raise MintIQAError("bad_config", "leave_out needs a test_fold: the prompts that are tested on.")
-    if recipe.test_fold is None:
-        return Split(everything, everything[:0])
-    fold = prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], recipe.folds, seed=0)
-    unseen = fold == recipe.test_fold
-    other = np.array([r["generator"] == recipe.leave_out for r in human])
-    if recipe.leave_out:
-        return Split(everything[~unseen & ~other], everything[unseen & other])
-    return Split(everything[~unseen], everything[unseen])
-
-
-def split_rated(ratings: Ratings, recipe: Stage1) -> Split:
-    """Of your own ratings: what their files keep for testing, and the test fold by prompt, does not train."""
-    held_out = ratings.held_out()
-    if recipe.test_fold is not None:
-        rest = np.flatnonzero(~held_out)
-        held_out[rest[ratings.folds(rest, recipe.folds, seed=0) == recipe.test_fold]] = True
-    return Split(np.flatnonzero(~held_out), np.flatnonzero(held_out))
-
-
 def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     """The run's examples in order."""
+    passes = {k: getattr(recipe, k) for k in ("human_epochs", "photograph_epochs", "rating_epochs")}
+    if negative := [k for k, value in passes.items() if value < 0]:
+        raise MintIQAError("bad_config", f"{negative[0]} is below 0: give the number of passes.")
+    if recipe.test_fold is not None and not 0 <= recipe.test_fold < recipe.folds:
+        raise MintIQAError(
+            "bad_config",
+            f"test_fold is {recipe.test_fold} of {recipe.folds} folds: give 0..{recipe.folds - 1}, or null.",
+        )
     rng = np.random.default_rng(recipe.seed)
     known: list[Picture] = []
     if recipe.human_epochs:
@@ -160,7 +94,8 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     order = rng.permutation(len(known))
     pool = sorted({text for picture in known if picture.human for text in picture.prompts if text})
     captions = [p["captions"][0] for p in sources.photographs]
-    return [look(known[i], pool if known[i].human else captions, recipe, rng) for i in order]
+    # Twins take captions for wrong prompts, where photographs bring some.
+    return [look(known[i], pool if known[i].human else captions or pool, recipe, rng) for i in order]
 
 
 def _rows(sources: Sources, name: str, used: set[int]) -> list[tuple[int, Row]]:
@@ -248,7 +183,12 @@ def look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.G
     # What a fault does to correspondence nobody measured: before it, a caption fitted as captions do.
     spoilt = picture.row.fault and np.isnan(picture.correspondence)
     known = MATCHING_CAPTION if spoilt else picture.correspondence
-    second, target = _second_look(prompt, known, pool, recipe, rng)
+    try:
+        second, target = _second_look(prompt, known, pool, recipe, rng)
+    except ValueError:
+        if picture.pixels[0] != RATED:
+            raise
+        second, target = "", NAN  # your own ratings may be of one subject
     caption = picture.caption * 5 + which if picture.caption >= 0 else -1
     return Example(
         picture.pixels,
@@ -272,10 +212,8 @@ def _second_look(
         return "", NAN
     if draw < recipe.no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
         return exchange.prompt, correspondence * EXCHANGED_SHARE
-    try:
-        return unrelated_prompt(prompt, pool, rng), UNRELATED_SCORE
-    except ValueError:  # your own ratings may be of one subject
-        return "", NAN
+    # Where nobody rated the right prompt, low scores of wrong ones would be all that is learnt.
+    return unrelated_prompt(prompt, pool, rng), NAN if np.isnan(correspondence) else UNRELATED_SCORE
 
 
 class Looks(Dataset[dict[str, Any]]):

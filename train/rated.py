@@ -6,6 +6,7 @@ counts it: LIVE and KADID-10k with one score and no prompt train quality, and le
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,11 @@ from instruct_data.importers.table import Columns
 from instruct_data.records import RatedImage, read_jsonl
 from instruct_data.splits import image_hashes, pristine
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import prompt_folds
+from mint_iqa.metrics import prompt_folds, unrelated_sets
 from mint_iqa.reading import Findings, counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.frozen import Shown
+from train.resume import write_whole
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -41,9 +43,9 @@ class Ratings:
     notes: list[str]
 
     def digest(self) -> str:
-        """Of all that is learnt from: pictures, prompts, scores, and which of them only test."""
+        """Of all that stage 1 learns from or splits by: pictures, prompts, scores, references, sides."""
         rows = [
-            [p.sha256, p.prompt, r.split, sorted(r.mos.items()), sorted(r.mos_std.items())]
+            [p.sha256, p.prompt, r.reference, r.distortion, r.split, sorted(r.mos.items())]
             for p, r in zip(self.pictures, self.records, strict=True)
         ]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
@@ -67,18 +69,24 @@ class Ratings:
         return weights
 
     def held_out(self) -> NDArray[np.bool_]:
-        """bool[N]: the pictures that their file keeps for testing."""
-        return np.array([r.split == "test" for r in self.records])
+        """bool[N]: the pictures that a file keeps for testing or validation, and whatever in any file shares
+        a prompt, a reference or the picture itself with one of them."""
+        apart = np.array([r.split in ("test", "validation") for r in self.records])
+        if apart.any():
+            for rows in unrelated_sets(self.groups(), self.hashes()):
+                apart[rows] = apart[rows].any()
+        return apart
 
     def groups(self) -> list[str]:
         """What pictures of one prompt have in common; without a prompt those of one reference."""
-        return [
-            r.prompt or f"{number}/{pristine(r)}" for r, number in zip(self.records, self.sets, strict=True)
-        ]
+        return [r.prompt or pristine(r) for r in self.records]
+
+    def hashes(self) -> list[str]:
+        return [p.sha256 for p in self.pictures]
 
     def folds(self, rows: Integers, folds: int, seed: int) -> Integers:
         """The fold of each of the rows, see `mint_iqa.metrics.prompt_folds`."""
-        groups, hashes = self.groups(), [p.sha256 for p in self.pictures]
+        groups, hashes = self.groups(), self.hashes()
         return prompt_folds([groups[i] for i in rows], [hashes[i] for i in rows], folds, seed)
 
 
@@ -106,14 +114,16 @@ def read_ratings(files: Sequence[str], images: str | None, columns: Mapping[str,
 
 def write_rated(path: Path, ratings: Ratings, rows: Integers) -> None:
     """A CSV file of these pictures that `mint-iqa score` and `mint-iqa evaluate` read; none without rows."""
+    path.unlink(missing_ok=True)
     if not len(rows):
         return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "prompt", *DIMENSIONS])
-        for i in rows:
-            picture, mos = ratings.pictures[i], ratings.records[i].mos
-            writer.writerow([picture.path.resolve(), picture.prompt, *(mos.get(d, "") for d in DIMENSIONS)])
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["image", "prompt", *DIMENSIONS])
+    for i in rows:
+        picture, mos = ratings.pictures[i], ratings.records[i].mos
+        writer.writerow([picture.path.resolve(), picture.prompt, *(mos.get(d, "") for d in DIMENSIONS)])
+    write_whole(path, text.getvalue())
 
 
 def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[RatedImage], str]:

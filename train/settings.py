@@ -36,7 +36,8 @@ class Stage1(Optimisation):
 
     trains: list[str] = field(default_factory=lambda: list(STAGE1_TRAINS))
     output: str = "runs/stage1"
-    model: str = "configs/nano/model.json"  # a config to start from its parts, or a saved checkpoint's folder
+    # A config to start from its parts, or a checkpoint to go on from: a preset, a folder, a hub id.
+    model: str = "configs/nano/model.json"
     head_learning_rate: float = 6e-4  # of all else that trains: heads, shortcut, read-out, projections
     tower_learning_rate: float = 1e-4  # of the vision tower's last block
     layer_decay: float = 0.8  # factor from each block to the one below it

@@ -22,28 +22,32 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import set_seed
 
+from mint_iqa.assessor import find_checkpoint
 from mint_iqa.configuration import MintIQAConfig
 from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise, written_whole
 from mint_iqa.processing import MintIQAProcessor
-from train.plan import Looks, Sources, draw, sources_of, split_rated
+from mint_iqa.reading import read_bytes
+from train.plan import Looks, draw
 from train.rated import Ratings, write_rated
 from train.resume import begin, checkpoints, rank, write_whole, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1
+from train.sources import Sources, sources_of, split_rated
 from train.trainable import STAGE2_PARTS, Learner, declare, restore
 from train.whole_batch import processes, whole_batch
 
 
 def load_model(source: str) -> tuple[MintIQAModel, MintIQAProcessor]:
-    """A checkpoint's folder, or a config file whose parts are the start."""
-    if Path(source).is_dir():
-        model = MintIQAModel.from_pretrained(source, dtype=torch.float32)
-    else:
-        model = MintIQAModel(MintIQAConfig(**json.loads(Path(source).read_text())))
+    """A preset, a checkpoint's folder or hub id, or a config file whose parts are the start."""
+    if Path(source).suffix == ".json":
+        model = MintIQAModel(MintIQAConfig(**json.loads(read_bytes(Path(source)))))
         initialise(model)
-    return model, MintIQAProcessor.from_config(model.config, Path(source))
+        return model, MintIQAProcessor.from_config(model.config, Path(source))
+    folder = find_checkpoint(source)
+    model = MintIQAModel.from_pretrained(folder, dtype=torch.float32)
+    return model, MintIQAProcessor.from_config(model.config, folder)
 
 
 def _depth(name: str) -> int:
@@ -204,8 +208,9 @@ def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:
         )
     if rank() == 0:
         print("\n".join(ratings.notes), file=sys.stderr)
-        write_whole(path, digest)
-        write_rated(output / "test.csv", ratings, split_rated(ratings, recipe).test)
+        with writing(output):
+            write_whole(path, digest)
+            write_rated(output / "test.csv", ratings, split_rated(ratings, recipe).test)
 
 
 def scorer_of(recipe: Stage1) -> tuple[Scorer, MintIQAProcessor]:
@@ -240,6 +245,7 @@ def train(recipe: Stage1, resume: bool = False, deepspeed: Path | None = None) -
         restore(finished, learnt)
         shutil.rmtree(folder, ignore_errors=True)
         with writing(folder), written_whole(folder) as temporary:
+            finished.model.config.language["taught"] = False
             save_model(finished.model, processor, temporary)
     return folder
 

@@ -32,10 +32,11 @@ from mint_iqa.records import ModelInfo
 from mint_iqa.vocabulary import FAULT_WORDS
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
-from train.plan import CLEAN_FROM, Sources, read_sources, split
+from train.plan import CLEAN_FROM
 from train.resume import begin, rank, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1, Stage2
+from train.sources import Sources, read_sources, split
 from train.stage1 import save_model
 from train.told import Samples, Told, examples_of, read_samples, tell_loss
 from train.trainable import STAGE1_PARTS, Learner, declare
@@ -259,6 +260,7 @@ def finish(recipe: Stage2, language: LanguageModel, learnt: dict[str, Tensor], f
     own = model.state_dict()
     for name in learnt.keys() & own.keys():
         own[name].copy_(learnt[name])
+    model.config.language.pop("taught", None)
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder), written_whole(folder) as temporary:
         save_model(model, processor, temporary)

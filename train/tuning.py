@@ -232,6 +232,7 @@ def run(
 
 def save(model: MintIQAModel, output: Path, start: Path, test_fold: int | None) -> None:
     """A finished stage-1 run: the model in float16, and what train.evaluate and stage 2 must know of it."""
+    model.config.language["taught"] = False
     model.half().save_pretrained(output / "model", max_shard_size="90MB")
     recipe = Stage1(output=str(output), model=str(start), folds=FOLDS, test_fold=test_fold)
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))

@@ -8,8 +8,8 @@ from mint_iqa import Assessor
 from mint_iqa.images import read_image
 from mint_iqa.metrics import srcc
 from train import pictures
-from train.plan import split
 from train.settings import Stage1
+from train.sources import split
 
 pytestmark = pytest.mark.data
 PICTURES = 90

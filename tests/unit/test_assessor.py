@@ -1,5 +1,6 @@
 """The Assessor: records that hold, scores that depend on nothing else, answers, and errors one can act on."""
 
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from mint_iqa import assessor as assessor_module
 from mint_iqa import records
-from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor, find_checkpoint, revision_of
+from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, UNTAUGHT, Assessor, find_checkpoint, revision_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.records import Assessment, FailedAssessment, Scores
 from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, GRADES, NAMED_FROM, QUESTIONS
+from tests import tiny
 
 PROMPT = "a red fox in the snow"
 VALIDATOR = jsonschema.Draft202012Validator(records.schema())
@@ -393,3 +395,18 @@ def test_interleaved_streams_keep_apart(assessor, pictures):
 def test_a_model_in_training_mode_is_put_to_work_in_evaluation_mode(assessor, tiny_checkpoint):
     model = MintIQAModel.from_pretrained(tiny_checkpoint).train()
     assert not Assessor(model, assessor.processor, assessor.model_info).model.training
+
+
+def test_a_model_of_stage_1_alone_scores_and_says_that_it_can_not_explain(tmp_path, pictures):
+    folder = tiny.save(tmp_path, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["language"] |= {"source": "nowhere", "taught": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    assessor = Assessor.from_pretrained(folder, device="cpu")
+    record = assessor.assess(pictures[0])
+    assert record.scores.quality is not None and record.explanation is None
+    assert UNTAUGHT in record.warnings
+    assert UNTAUGHT not in assessor.assess(pictures[0], explain=False).warnings
+    for asked in (assessor.ask, assessor.answer):
+        with pytest.raises(MintIQAError, match="never taught to explain"):
+            asked(pictures[0], "Why?")

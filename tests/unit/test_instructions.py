@@ -18,7 +18,8 @@ from train.instructions import (
     detected,
     draw_instructions,
 )
-from train.plan import CLEAN_FROM, Sources, read_sources
+from train.plan import CLEAN_FROM
+from train.sources import Sources, read_sources
 
 COUNT = 3000
 

@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from instruct_data.prompts import UNRELATED_SCORE
+from instruct_data.records import RatedImage, write_jsonl
 from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.labels import read_labels
 from tests.unit.training_fixtures import PROMPTS, SIZE, TRAINS, living_in
 from train import stage1
-from train.plan import RATED, draw, sources_of, split_rated
+from train.plan import draw
 from train.settings import Stage1
+from train.sources import RATED, sources_of, split_rated
 
 COUNT = 12
 OWN = [
@@ -36,7 +39,7 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Generated pictures with prompts, rated 1 to 5, and photographs rated by DMOS alone (100 is worst)."""
+    """Generated pictures with prompts, rated 1 to 5, and photographs with a quality on 0 to 100 alone."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for i in range(2 * COUNT):
@@ -99,19 +102,20 @@ def test_a_wrong_prompt_is_only_known_to_be_wrong_where_the_right_one_is_rated(w
     bare = write(tmp_path / "bare.csv", [{k: row[k] for k in ("image", "prompt", "quality")} for row in OWN])
     settings = recipe(world, bare, images=folder_of(files), no_prompt_share=0.0, rating_epochs=20.0)
     _, examples = planned(settings)
-    known = {e.second_correspondence for e in examples if not math.isnan(e.second_correspondence)}
-    assert len(known) == 1  # of an unrelated prompt; a word exchanged takes a share of what nobody knows
-    assert any(math.isnan(e.second_correspondence) and e.second_prompt for e in examples)
+    assert all(math.isnan(e.second_correspondence) and e.second_prompt for e in examples)
+    _, rated = planned(replace(settings, ratings=files[0]))
+    assert not any(math.isnan(e.second_correspondence) for e in rated)
 
 
 def test_pictures_of_one_prompt_alone_get_no_wrong_prompt(world, files, tmp_path):
     one = write(tmp_path / "one.csv", [row | {"prompt": "a tree"} for row in OWN])
     settings = recipe(world, one, images=folder_of(files), test_fold=None, no_prompt_share=0.0)
     _, examples = planned(settings)
-    assert examples and not [e for e in examples if e.second_prompt in PROMPTS]
+    assert examples and UNRELATED_SCORE not in {e.second_correspondence for e in examples}
+    assert "" in {e.second_prompt for e in examples}
 
 
-def test_no_prompt_is_on_both_sides_and_a_file_may_keep_pictures_for_itself(world, files, tmp_path):
+def test_no_prompt_is_on_both_sides(world, files):
     settings = recipe(world, files)
     sources, examples = planned(settings)
     parts = split_rated(sources.ratings, settings)
@@ -121,6 +125,41 @@ def test_no_prompt_is_on_both_sides_and_a_file_may_keep_pictures_for_itself(worl
     assert not {prompts[i] for i in parts.test} & {prompts[i] for i in parts.train}
     whole = split_rated(sources.ratings, replace(settings, test_fold=None))
     assert len(whole.train) == 2 * COUNT and not len(whole.test)
+
+
+def test_what_a_file_keeps_apart_stays_apart_in_every_file(world, files, tmp_path):
+    """Picture 0 is marked as test: no picture of its prompt trains, nor the same picture in another file."""
+    rows = (("0.png", PROMPTS[0], "test"), ("3.png", "something else", "validation"), ("5.png", "", "train"))
+    marked = [
+        RatedImage(source="mine", image=image, prompt=prompt or None, mos={"quality": 40.0}, split=split)
+        for image, prompt, split in rows
+    ]
+    write_jsonl(tmp_path / "marked.jsonl", marked)
+    both = [files[0], str(tmp_path / "marked.jsonl")]
+    settings = recipe(world, both, images=folder_of(files), test_fold=None)
+    sources, examples = planned(settings)
+    learnt = {sources.ratings.pictures[e.pixels[1]].path.name for e in examples}
+    assert learnt == {f"{i}.png" for i in range(COUNT) if i % 6 not in (0, 3)}
+    assert {e.prompt for e in examples}.isdisjoint({PROMPTS[0], PROMPTS[3], "something else"})
+
+
+def test_what_no_fold_can_be_made_of_is_said(world, files, tmp_path):
+    one = write(tmp_path / "one.csv", [row | {"prompt": "a tree"} for row in OWN])
+    with pytest.raises(MintIQAError, match="set test_fold=null") as caught:
+        planned(recipe(world, one, images=folder_of(files)))
+    assert caught.value.code == "too_few_ratings"
+    for wrong, message in (({"test_fold": 5}, "give 0..4, or null"), ({"rating_epochs": -1.0}, "below 0")):
+        with pytest.raises(MintIQAError, match=message):
+            planned(recipe(world, files, **wrong))
+
+
+def test_a_run_that_keeps_nothing_apart_leaves_no_list_of_an_earlier_one(world, files, tmp_path):
+    settings = recipe(world, files, tmp_path / "run", stop_after=1)
+    (tmp_path / "run").mkdir()
+    stage1.data_of(settings, *stage1.load_model(str(world.config)))
+    assert (tmp_path / "run" / "test.csv").is_file()
+    stage1.data_of(replace(settings, test_fold=None), *stage1.load_model(str(world.config)))
+    assert not (tmp_path / "run" / "test.csv").exists()
 
 
 def test_long_pictures_are_stored_as_the_model_will_see_them(world, files):

@@ -18,8 +18,9 @@ from mint_iqa.vocabulary import FAULTS
 from tests.unit.training_fixtures import CAPTIONS, GENERATORS, PROMPTS, SIZE, World, living_in
 from train import pictures, plan
 from train.pictures import Row
-from train.plan import Example, Sources, draw, read_sources, split
+from train.plan import Example, draw
 from train.settings import Stage1
+from train.sources import Sources, read_sources, split
 
 KADID = "blur", "noise", "compression", "darkness", "pixelation"
 BOTH = Stage1(human_epochs=2, faulted_share=0.5, photograph_epochs=3, held_out_photographs=2, test_fold=0)

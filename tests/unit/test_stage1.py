@@ -18,9 +18,10 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from tests.unit.training_fixtures import NANO, SIZE, TRAINS, World, living_in
 from train import pictures, stage1
-from train.plan import Looks, draw, read_sources
+from train.plan import Looks, draw
 from train.run import PlanTrainer, run_to_end
 from train.settings import Stage1
+from train.sources import read_sources
 from train.stage1 import Scorer, load_model, masked_l1, parameter_groups, rank_loss, scorer_of
 from train.trainable import STAGE2_PARTS, declare
 
@@ -229,6 +230,7 @@ def test_a_run_leaves_its_model_and_its_recipe(world: World, uninterrupted: Path
     written = Stage1(**json.loads((uninterrupted.parent / "recipe.json").read_text()))
     assert asdict(written) == asdict(recipe(world, uninterrupted.parent, save_steps=3))
     assert {t.dtype for t in state(uninterrupted).values()} == {torch.float16}
+    assert json.loads((uninterrupted / "config.json").read_text())["language"]["taught"] is False
 
 
 def test_a_saved_model_leaves_out_what_its_parts_bring_and_loads_whole(uninterrupted: Path) -> None:

@@ -25,9 +25,9 @@ from mint_iqa.vocabulary import FAULT_WORDS
 from tests.unit.training_fixtures import NANO, SIZE, TRAINS, WIDTH, World, living_in
 from train import pictures, stage1, stage2
 from train.instructions import Instructions, draw_instructions
-from train.plan import read_sources
 from train.run import WEIGHTS, PlanTrainer, run_to_end
 from train.settings import Lora, Stage1, Stage2
+from train.sources import read_sources
 from train.stage2 import Explainer, explainer_of, parameter_groups, start_of
 from train.trainable import STAGE1_PARTS, Learner, declare, trained_state
 
@@ -272,6 +272,8 @@ def test_the_scores_are_those_of_stage_1_to_the_bit(first: Path, second: Path) -
 def test_the_explanation_is_no_longer_that_of_stage_1(first: Path, second: Path) -> None:
     before, after = (load_file(folder / "model.safetensors") for folder in (first / "model", second))
     assert before.keys() == after.keys()
+    assert not MintIQAModel.from_pretrained(first / "model").config.language["taught"]
+    assert "taught" not in MintIQAModel.from_pretrained(second).config.language
     differing = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert differing == {"qformer2", "bridge", "language_projection"}
 

@@ -15,9 +15,9 @@ from tests.unit.training_fixtures import GENERATORS, SIZE, World, living_in
 from train import cross_validate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
 from train.features import Trunks, draw_looks, load_features, views
-from train.plan import read_sources
 from train.readout import FITTED, Readout, smoothed
 from train.settings import Stage1
+from train.sources import read_sources
 from train.stage1 import load_model
 from train.tuning import Settling, TunedReadout, Tuning, image_vectors, originals, run
 
