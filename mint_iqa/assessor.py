@@ -249,7 +249,7 @@ class Assessor:
                 scores=one.scores,
                 levels=Levels.of(one.scores),
                 faults=one.faults,
-                warnings=[*one.warnings, *missing],
+                warnings=(*one.warnings, *missing),
                 explanation=reason,
             )
             for one, reason in zip(rated, reasons, strict=True)
