@@ -81,7 +81,8 @@ def assert_same_run(output: Path, recipe: Stage1 | Stage2) -> None:
     assert two == pytest.approx(one, abs=CLOSE, rel=0)
     single, shared = (load_file(Path(run) / "model" / "model.safetensors") for run in (recipe.output, output))
     assert single.keys() == shared.keys()
-    assert all(torch.allclose(single[k].float(), shared[k].float(), atol=CLOSE) for k in single)
+    # Saved in float16, where a number may lie one step of 2**-10 of its size away.
+    assert all(torch.allclose(single[k].float(), shared[k].float(), atol=CLOSE, rtol=2**-10) for k in single)
 
 
 def test_torchrun_learns_what_one_process_learns(first: Stage1, tmp_path: Path) -> None:
