@@ -20,7 +20,7 @@ RATED = "rated"  # the set of your own pictures
 
 @dataclass
 class Split:
-    """Row numbers of AGIQA-3K, by role."""
+    """Row numbers of AGIQA-3K or of your own ratings, by role."""
 
     train: NDArray[np.int64]
     test: NDArray[np.int64]
@@ -67,15 +67,15 @@ def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
 
 def _check_overlap(ratings: Ratings, human: list[dict[str, str]], recipe: Stage1) -> None:
     """Folds are made for AGIQA-3K and for your own ratings alone: one's test may not train in the other."""
+    if not human or (recipe.test_fold is None and not ratings.held_out().any()):
+        return
     groups = [*ratings.groups(), *(r["prompt"] for r in human)]
     hashes = [*ratings.hashes(), *(r["sha256"] for r in human)]
-    if recipe.test_fold is not None and any(
-        rows.min() < len(ratings.records) <= rows.max() for rows in unrelated_sets(groups, hashes)
-    ):
+    if any(rows.min() < len(ratings.records) <= rows.max() for rows in unrelated_sets(groups, hashes)):
         raise MintIQAError(
             "bad_config",
-            "Some of the ratings are of prompts or pictures of AGIQA-3K, so that a fold kept out of the one "
-            "could train in the other: set human_epochs=0, or test_fold=null.",
+            "Some of the ratings are of prompts or pictures of AGIQA-3K, so that what is kept out of the one "
+            "could train in the other: set human_epochs=0, or keep nothing out (test_fold=null).",
         )
 
 

@@ -153,6 +153,19 @@ def test_what_no_fold_can_be_made_of_is_said(world, files, tmp_path):
             planned(recipe(world, files, **wrong))
 
 
+def test_distorted_pictures_without_references_train_but_make_no_fold(world, files, tmp_path):
+    """As LIVE is imported: nobody knows which of them show the same scene."""
+    live = [
+        RatedImage(source="live", image=f"{i}.png", distortion="blur", mos={"quality": 4.0 * i})
+        for i in range(6)
+    ]
+    write_jsonl(tmp_path / "live.jsonl", live)
+    settings = recipe(world, str(tmp_path / "live.jsonl"), images=folder_of(files), test_fold=None)
+    assert len(planned(settings)[1]) == 12
+    with pytest.raises(MintIQAError, match="does not say what it derives from"):
+        planned(replace(settings, test_fold=0))
+
+
 def test_a_run_that_keeps_nothing_apart_leaves_no_list_of_an_earlier_one(world, files, tmp_path):
     settings = recipe(world, files, tmp_path / "run", stop_after=1)
     (tmp_path / "run").mkdir()

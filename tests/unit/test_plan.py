@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from train import pictures, plan
 from train.pictures import Row
 from train.plan import Example, draw
 from train.settings import Stage1
-from train.sources import Sources, read_sources, split
+from train.sources import Sources, read_sources, sources_of, split
 
 KADID = "blur", "noise", "compression", "darkness", "pixelation"
 BOTH = Stage1(human_epochs=2, faulted_share=0.5, photograph_epochs=3, held_out_photographs=2, test_fold=0)
@@ -393,6 +394,17 @@ def test_an_interrupted_build_is_done_again(
     assert np.array_equal(pixels, whole) and again == rows
 
 
+def test_of_several_that_want_the_same_pictures_one_builds_and_the_others_wait(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = build_twice(tmp_path, monkeypatch)
+    built, build = [], pictures._build
+    monkeypatch.setattr(pictures, "_build", lambda *args: (built.append(args[1]), build(*args)))
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: pictures.build("set", SIZE, paths, ()), range(3)))
+    assert built == ["set"] and len(pictures.load("set", SIZE)[1]) == 3
+
+
 def test_captions_lose_their_full_stop_and_keep_their_order(world: World) -> None:
     photographs = pictures.flickr8k(pictures.data_root())
     assert [len(p["captions"]) for p in photographs] == [5] * len(CAPTIONS)  # type: ignore[arg-type]
@@ -403,3 +415,21 @@ def test_the_table_is_plain_json(world: World) -> None:
     rows = json.loads((pictures.pictures_folder(SIZE) / "agiqa3k.json").read_text())
     assert len(rows) == 5 * 2 * len(PROMPTS)
     assert [row["variant"] for row in rows[:5]] == ["clean", "small", "fault", "fault", "fault"]
+
+
+def test_twins_have_wrong_prompts_where_no_photograph_brings_captions(world: World) -> None:
+    alone = Stage1(human_epochs=3, faulted_share=1.0, test_fold=0, no_prompt_share=0.0)
+    sources = sources_of(alone, SIZE, 2.0)
+    assert not sources.photographs
+    twins = [e for e in draw(sources, alone) if not e.human]
+    assert twins and all(e.second_prompt for e in twins)
+
+
+def test_ratings_of_prompts_that_agiqa_tests_on_are_refused(world: World, tmp_path: Path) -> None:
+    folder = world.data / "data" / "agiqa3k"
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text(f"image,prompt,quality\nimages/0.png,{PROMPTS[0]},3\nimages/5.png,{PROMPTS[2]},4\n")
+    both = replace(BOTH, ratings=str(ratings), images=str(folder))
+    with pytest.raises(MintIQAError, match="of prompts or pictures of AGIQA-3K"):
+        sources_of(both, SIZE, 2.0)
+    assert sources_of(replace(both, test_fold=None), SIZE, 2.0).ratings
