@@ -58,8 +58,7 @@ def finetune(recipe: Finetune) -> Path:
     output = Path(recipe.output)
     if output.exists():
         raise MintIQAError("output_taken", f"{output} exists already: delete it, or choose another output.")
-    files = [recipe.ratings] if isinstance(recipe.ratings, str) else recipe.ratings
-    ratings = read_ratings(files, recipe.images, recipe.columns)
+    ratings = read_ratings(recipe.ratings, recipe.images, recipe.columns)
     print("\n".join(ratings.notes), flush=True)
     rows = {name: _rated_rows(ratings, name) for name in DIMENSIONS}
     known = {name: own for name, own in rows.items() if len(own)}

@@ -129,9 +129,10 @@ def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str
     file = folder / f"{name}.npy"
     with writing(file):
         pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (count, side, side, 3))
-        # Now, or a disk that fills up kills the process where it writes a page.
-        with file.open("rb+") as opened:
-            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            # Now, or a disk that fills up kills the process where it writes a page.
+            with file.open("rb+") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     jobs = [(fit, i, path, kinds, seed) for i, path in enumerate(paths)]
     rows: list[dict[str, object]] = []
     with Pool() as pool:

@@ -90,7 +90,7 @@ class Ratings:
         return prompt_folds([groups[i] for i in rows], [hashes[i] for i in rows], folds, seed)
 
 
-def read_ratings(files: Sequence[str], images: str | None, columns: Mapping[str, str]) -> Ratings:
+def read_ratings(files: str | Sequence[str], images: str | None, columns: Mapping[str, str]) -> Ratings:
     """CSV files (see `instruct_data.importers.own.read_own`) and JSON Lines that `instruct_data` wrote.
 
     images: the folder of the pictures; None for that of each file. columns: for the CSV files.
@@ -100,7 +100,7 @@ def read_ratings(files: Sequence[str], images: str | None, columns: Mapping[str,
     pictures: list[Shown] = []
     sets: list[int] = []
     notes: list[str] = []
-    for number, path in enumerate(map(Path, files)):
+    for number, path in enumerate(map(Path, [files] if isinstance(files, str) else files)):
         own, note = _read(path, columns)
         folder = Path(images) if images else path.parent
         hashes = image_hashes(own, folder)

@@ -54,8 +54,7 @@ def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
     epochs = {"agiqa3k": recipe.human_epochs, "flickr8k": recipe.photograph_epochs}
     sources = read_sources(image_size, [name for name, passes in epochs.items() if passes])
     if recipe.ratings:
-        files = [recipe.ratings] if isinstance(recipe.ratings, str) else recipe.ratings
-        sources.ratings = ratings = read_ratings(files, recipe.images, recipe.columns)
+        sources.ratings = ratings = read_ratings(recipe.ratings, recipe.images, recipe.columns)
         _check_overlap(ratings, sources.human, recipe)
         hashes = [str(max_aspect), *(picture.sha256 for picture in ratings.pictures)]
         name = f"rated-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
