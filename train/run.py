@@ -272,6 +272,10 @@ def command(kind: type[Recipe], train: Callable[[Recipe, bool, Path | None], Pat
     except KeyboardInterrupt:
         print("\nStopped; --resume goes on from the last checkpoint.", file=sys.stderr)
         return 130
+    finally:
+        if torch.distributed.is_initialized():
+            # Left to the interpreter's end, gloo's threads sometimes abort a process whose work is done.
+            torch.distributed.destroy_process_group()
     if rank() == 0:
         print(f"Trained: {folder}")
     return 0
