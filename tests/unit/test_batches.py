@@ -87,8 +87,8 @@ def test_no_reader_is_left_when_the_run_ends_early(assessor, items):
     next(scored)
     scored.close()
     deadline = time.monotonic() + 20
-    # Asked again and again: `Process.join` returns at once, and the process counts as alive for a moment more,
-    # where the pool's own thread has just reaped it.
+    # Asked again and again: where the pool's own thread has just reaped it, `Process.join` returns at once,
+    # and the process counts as alive for a moment more.
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert multiprocessing.active_children() == []
