@@ -274,7 +274,7 @@ def command(kind: type[Recipe], train: Callable[[Recipe, bool, Path | None], Pat
         return 130
     finally:
         if torch.distributed.is_initialized():
-            # Left to the interpreter's end, gloo's threads sometimes abort a process whose work is done.
+            # At the interpreter's end gloo's threads may abort what is done (pytorch/pytorch#179291).
             torch.distributed.destroy_process_group()
     if rank() == 0:
         print(f"Trained: {folder}")
