@@ -159,12 +159,12 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
     everything = [*pairs, *(pair for texts in answers.values() for pair in zip(asked, texts, strict=True))]
     cases, texts = [case for case, _ in pairs], [text for _, text in pairs]
     return AnswerShares(
-        named=_share(faulted, own, right),
-        only=_share(faulted, own, no_other),
-        zeroed=_share(faulted, ask(assessor, faulted, QUESTION, [None] * len(faulted)), right),
-        shuffled=_share(faulted, ask(assessor, faulted, QUESTION, others), right),
-        unguarded=_share(faulted, ask(assessor, faulted, QUESTION, guarded=False), right),
-        clean=_share(clean, calm, right),
+        named=share_of(faulted, own, right),
+        only=share_of(faulted, own, no_other),
+        zeroed=share_of(faulted, ask(assessor, faulted, QUESTION, [None] * len(faulted)), right),
+        shuffled=share_of(faulted, ask(assessor, faulted, QUESTION, others), right),
+        unguarded=share_of(faulted, ask(assessor, faulted, QUESTION, guarded=False), right),
+        clean=share_of(clean, calm, right),
         agreeing=share([c.group for c, _ in everything], [words_agree(*pair) for pair in everything]),
         empty=share([c.group for c, _ in everything], [empty(text) for _, text in everything]),
         faults={
@@ -201,7 +201,8 @@ def _correspondence(case: Case) -> float:
     return case.rated.scores.correspondence or 0.0
 
 
-def _share(cases: Sequence[Case], answers: Sequence[str], holds: Any) -> Share:
+def share_of(cases: Sequence[Case], answers: Sequence[str], holds: Any) -> Share:
+    """How often `holds(case, answer)`."""
     hits = [holds(case, answer) for case, answer in zip(cases, answers, strict=True)]
     return share([case.group for case in cases], hits)
 

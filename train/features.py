@@ -11,12 +11,10 @@ of the blocks that stay frozen: of the middle of each picture, and of random cro
 """
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -24,7 +22,6 @@ from tqdm import tqdm
 from mint_iqa.metrics import prompt_folds
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
-from mint_iqa.vision import pixel_statistics
 from train import pictures
 from train.plan import Example, Picture, look, picture_of
 from train.settings import Stage1
@@ -34,15 +31,10 @@ FOLDS = 5
 PHOTOGRAPHS = 1200
 # Of AGIQA-3K's four twins a picture all but the small one.
 KEPT_TWINS = (0, 2, 3, 4)
-VIEWS = 7  # crops of a human-rated picture
+SETS = ("agiqa3k", "flickr8k")
 BATCH = 32
 
 Look = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
-
-
-def frozen_blocks(model: MintIQAModel) -> int:
-    """How many of the tower's blocks stay as they are in train.tuning: the lower half."""
-    return len(model.vision.blocks()) // 2
 
 
 def folds_of(sources: Sources) -> np.ndarray:
@@ -106,61 +98,12 @@ def encode(
     return {key: torch.cat(values) for key, values in found.items()}
 
 
-def views(example: Example, sources: Sources, size: int) -> Iterator[NDArray[np.uint8]]:
-    """The middle of the picture; then, of a human-rated one, seeded crops, each mirrored half of the time."""
-    pixels = sources.pixels[example.pixels[0]][example.pixels[1]]
-    inner = pictures.centre(size)
-    yield pixels[inner, inner]
-    rng = np.random.default_rng(example.seed)
-    for _ in range(VIEWS - 1 if example.human else 0):
-        top, left = rng.integers(0, pictures.stored_side(size) - size + 1, 2)
-        crop = pixels[top : top + size, left : left + size]
-        yield crop[:, ::-1] if rng.random() < 0.5 else crop
-
-
-@torch.inference_mode()
-def write_trunks(
-    model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, examples: list[Example], path: Path
-) -> dict[str, Tensor]:
-    """Hidden states bfloat16[rows, P, D] of every view into `path`; and with them
-    views int[N], first_view int[N] (a look's rows), early float16[rows, ...] (statistics up to there)."""
-    counts = torch.tensor([VIEWS if e.human else 1 for e in examples])
-    hidden = model.config.vision
-    places = 1 + (processor.image_size // hidden["patch_size"]) ** 2
-    # NumPy has no bfloat16: its bits are kept as int16.
-    file = np.lib.format.open_memmap(path, "w+", np.int16, (int(counts.sum()), places, hidden["hidden_size"]))
-    crops = (crop for e in examples for crop in views(e, sources, processor.image_size))
-    early = []
-    for start in tqdm(range(0, len(file), BATCH), desc="Trunks", disable=None, mininterval=10):
-        part = [next(crops) for _ in range(min(BATCH, len(file) - start))]
-        pixel_values = processor.normalize(np.stack(part))
-        with torch.autocast("cpu", torch.bfloat16):
-            state, tapped = model.vision.trunk(pixel_values, frozen_blocks(model))
-        file[start : start + len(part)] = state.bfloat16().view(torch.int16).numpy()
-        statistics = model.vision.readout.statistics(tapped)
-        early.append(torch.cat([pixel_statistics(pixel_values), statistics], dim=1).half())
-    file.flush()
-    return {"views": counts, "first_view": counts.cumsum(0) - counts, "early": torch.cat(early)}
-
-
-class Trunks:
-    """Hidden states by row over every shard's file, which stays on disk."""
-
-    def __init__(self, run: Path) -> None:
-        self.files = [np.load(path, mmap_mode="r") for path in sorted(run.glob("trunk-*.npy"))]
-        self.ends = np.cumsum([len(file) for file in self.files])
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """rows int[B] -> float32[B, P, D]."""
-        shard = np.searchsorted(self.ends, rows.numpy(), side="right")
-        firsts = np.concatenate([[0], self.ends])
-        states = [self.files[s][r - firsts[s]] for s, r in zip(shard, rows.tolist(), strict=True)]
-        return torch.from_numpy(np.stack(states)).view(torch.bfloat16).float()
-
-
 def targets(looks: list[Look]) -> dict[str, Tensor]:
+    """What is known of the looks: where their pixels are (`SETS`, row there), targets, source."""
     examples = [e for e, _, _ in looks]
     return {
+        "set": torch.tensor([SETS.index(e.pixels[0]) for e in examples]),
+        "row": torch.tensor([e.pixels[1] for e in examples]),
         "targets": torch.tensor([e.targets for e in examples]),
         "second_correspondence": torch.tensor([e.second_correspondence for e in examples]),
         "faults": torch.tensor([e.faults for e in examples]),
@@ -171,14 +114,10 @@ def targets(looks: list[Look]) -> dict[str, Tensor]:
 
 
 def load_features(run: Path) -> dict[str, Tensor]:
-    """Every shard's rows, one after the other; float32 but for `early`, the largest."""
+    """Every shard's looks, one after the other; real numbers as float32."""
     shards = [load_file(path) for path in sorted(run.glob("features-*.safetensors"))]
-    rows = 0
-    for shard in shards:
-        shard["first_view"] += rows
-        rows += len(shard["early"])
     found = {key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}
-    return {k: v.float() if v.is_floating_point() and k != "early" else v for k, v in found.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
 
 def main() -> None:
@@ -192,10 +131,8 @@ def main() -> None:
     sources = read_sources(processor.image_size)
     looks = draw_looks(sources)[part::parts]
     examples = [e for e, _, _ in looks]
-    shard = f"{part}of{parts}"
-    found = write_trunks(model, processor, sources, examples, options.run / f"trunk-{shard}.npy")
-    found |= encode(model, processor, sources, examples) | targets(looks)
-    save_file(found, options.run / f"features-{shard}.safetensors")
+    found = encode(model, processor, sources, examples) | targets(looks)
+    save_file(found, options.run / f"features-{part}of{parts}.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,48 +1,50 @@
-"""The tower's upper blocks tuned together with fitted heads: what ships as stage 1.
+"""Fresh heads and every block of the tower, tuned together from the pixels: what ships as stage 1.
 
     python -m train.tuning runs/aligned --test-fold 0 --output runs/stage1
 
-Heads are fitted on frozen features first, so that the tower is not bent by heads that know nothing yet; then
-the upper half of the blocks learns on the cached states below them. Of the weights that tune, the running
-average is kept, blended with the start (`Tuning.share`). 12 minutes on one core.
+The Q-Former, the projections and the sentence encoder stay as they are; what they say of each look is cached
+(train.features). Kept are the running averages of the weights. A checkpoint after every pass lets a stopped
+run go on. 30 minutes on one core.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
 from mint_iqa.modeling import MintIQAModel
-from mint_iqa.vision import PIXEL_STATISTICS
+from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vision import PIXEL_STATISTICS, VisionTower, pixel_statistics
 from train import pictures
-from train.features import FOLDS, Trunks, frozen_blocks, load_features
-from train.readout import FITTED, Readout
+from train.features import FOLDS, SETS, load_features
+from train.readout import FITTED, Fit, Readout, refresh, smoothed
 from train.settings import Stage1
 from train.stage1 import severity_loss
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How the tower is tuned; chosen on fold 0."""
+    """How tower and heads learn; chosen on fold 0."""
 
-    epochs: int = 3  # passes over the clean human-rated pictures
+    # What learns beside the heads: parameters of the tower's blocks and patch embedding with one of these in
+    # their names.
+    trains: tuple[str, ...] = (".layer.", "patch_embeddings.")
+    epochs: int = 7  # passes over the clean human-rated pictures
     others: float = 0.3  # faulted pictures and photographs per clean one and pass
     batch_size: int = 32
-    tower_learning_rate: float = 3e-4  # of the last block
+    tower_learning_rate: float = 1e-4  # of the last block
     layer_decay: float = 0.8
-    head_learning_rate: float = 1e-4
+    head_learning_rate: float = 6e-4
     weight_decay: float = 0.05
     averaging: float = 0.99  # of the running average, per step
-    # How far from the fitted, frozen start (0) to the tuned end (1) the kept weights lie: what tuning gains
-    # at home it may lose on other generators, and in between lies more of both (WiSE-FT, arXiv 2109.01903).
-    share: float = 0.75
     seed: int = 0
 
 
@@ -59,80 +61,93 @@ class Settling:
     seed: int = 0
 
 
-class TunedReadout(Readout):
-    """A read-out whose pictures come through the tower's upper blocks, from a random crop while training."""
+class Crops:
+    """Pixels of looks: the middle of each picture, or a random crop, mirrored half of the time."""
 
-    def __init__(
-        self,
-        model: MintIQAModel,
-        features: dict[str, Tensor],
-        human: list[dict[str, str]],
-        trunks: Trunks,
-    ) -> None:
-        super().__init__(model, features, human)
-        self.trunks, self.training = trunks, False
-        self.generator = torch.Generator()
-        self.blended: list[tuple[Tensor, Tensor, Tensor]] = []  # parameter, where it started, where it ended
+    def __init__(self, model: MintIQAModel, features: dict[str, Tensor]) -> None:
+        self.processor = MintIQAProcessor.from_config(model.config)
+        self.pixels = [pictures.load(name, self.processor.image_size)[0] for name in SETS]
+        self.places = torch.stack([features["set"], features["row"]], dim=1)
+
+    def __call__(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
+        """pixel_values float[B, 3, H, W] of the looks `rows`; the middles without a generator."""
+        size = self.processor.image_size
+        inner, spare = pictures.centre(size), pictures.stored_side(size) - size
+        crops = []
+        for which, row in self.places[rows].tolist():
+            picture = self.pixels[which][row]
+            if generator is None:
+                crops.append(picture[inner, inner])
+                continue
+            top, left = torch.randint(spare + 1, (2,), generator=generator).tolist()
+            step = 1 if torch.rand((), generator=generator) < 0.5 else -1
+            crops.append(picture[top : top + size, left : left + size][:, ::step])
+        return self.processor.normalize(np.stack(crops))
+
+
+class TowerStatistics(nn.Module):
+    """pixel_values -> `TapReadout.statistics` of every tap, without the tokens that only Q-Formers need."""
+
+    def __init__(self, tower: VisionTower) -> None:
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        _, tapped = self.tower.trunk(pixel_values, len(self.tower.blocks()))
+        return self.tower.readout.statistics(tapped)
+
+
+class TunedReadout(Readout):
+    """A read-out whose pictures come through the tower, in bfloat16; random crops of them while it learns."""
+
+    def __init__(self, model: MintIQAModel, features: dict[str, Tensor], human: list[dict[str, str]]) -> None:
+        super().__init__(model, features, human, Fit(dropout=0.0))
+        self.crops = Crops(model, features)
+        self.generator: torch.Generator | None = None
 
     def picture(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        f = self.features
-        view = torch.zeros_like(rows)
-        if self.training:
-            view = (torch.rand(len(rows), generator=self.generator) * f["views"][rows]).long()
-        places = f["first_view"][rows] + view
-        tower = self.model.vision
-        with torch.autocast("cpu", torch.bfloat16):
-            tapped = tower.rest(self.trunks[places], frozen_blocks(self.model))
-        statistics = torch.cat([f["early"][places].float(), tower.readout.statistics(tapped)], dim=1)
+        pixel_values, reader = self.crops(rows, self.generator), TowerStatistics(self.model.vision)
+        # Weights in bfloat16 beside those in float32 that learn: on CPU 1.7 times as fast as autocast, which
+        # keeps what is between the matrix products in float32.
+        half = {name: parameter.bfloat16() for name, parameter in reader.named_parameters()}
+        statistics = functional_call(reader, half, (pixel_values.bfloat16(),))
+        statistics = torch.cat([pixel_statistics(pixel_values), statistics], dim=1)
         return statistics, image_vectors(self.model, statistics)
 
-    def tune(self, rows: Tensor, settings: Tuning, title: str) -> None:
-        """Tune on the given looks, from fitted heads; leaves averaged and blended weights in the model."""
-        model = self.model
-        trained = tuned_parameters(model, settings)
-        self.generator.manual_seed(settings.seed)
+    def tune(self, rows: Tensor, settings: Tuning, title: str, checkpoint: Path) -> None:
+        """Tune on the looks `rows`; leaves averaged weights in the model. Goes on from `checkpoint`."""
+        f, model = self.features, self.model
         torch.manual_seed(settings.seed)
-        batches = list(self._batches(rows, settings))
-        optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.99), fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, [group["lr"] for group in trained], total_steps=len(batches) + 1, pct_start=0.15
-        )
-        weights = [p for group in trained for p in group["params"]]
-        start = [p.detach().clone() for p in weights]
-        average = [p.clone() for p in start]
-        self.training = True
-        for step, batch in enumerate(tqdm(batches, desc=title, disable=None, mininterval=20)):
-            optimizer.zero_grad()
-            self.loss(batch).backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            kept = min(settings.averaging, (step + 1) / (step + 11))
-            torch._foreach_lerp_(average, [p.detach() for p in weights], 1 - kept)
-        self.training = False
+        refresh(model)
+        rated = f["statistics"][rows[f["human"][rows]]]
+        model.shortcut.center.copy_(rated.mean(dim=0))
+        model.shortcut.scale.copy_(rated.std(dim=0).clamp(min=1e-3))
+        self.targets = smoothed(f, rows, self.settings.quality_share)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        course = Course(self, rows, settings)
+        course.resume(checkpoint)
+        for epoch in range(course.epoch, settings.epochs):
+            batches = self._batches(rows, settings)
+            for batch in tqdm(batches, desc=f"{title} {epoch + 1}/{settings.epochs}", disable=None):
+                course.step(self.loss(batch))
+            course.save(checkpoint, epoch + 1)
+        self.generator = None
         model.requires_grad_(False)
-        self.blended = list(zip(weights, start, average, strict=True))
-        self.blend(settings.share)
-
-    def blend(self, share: float) -> None:
-        """Move the weights to `share` of the way from the fitted start to the tuned end."""
-        for weight, start, end in self.blended:
-            weight.data.copy_(torch.lerp(start, end, share))
+        for weight, average in zip(course.weights, course.average, strict=True):
+            weight.data.copy_(average)
 
     def settle(self, rows: Tensor, settings: Settling) -> None:
-        """Set the level of the scores, then fit the authenticity and fault heads to the tower as it now is.
+        """Fit the authenticity and fault heads to the tower as it now is.
 
-        Between two ends the scores of a blend lie lower or higher than either's: their mean over the clean
-        looks is put back. And tuning sees few faulted pictures, and learns quality above all: here every
-        faulted picture counts, and a malformed one is held against its own original. Malformation is still
-        detected as it was, because here clean pictures look familiar and their malformed twins do not.
+        Tuning sees few faulted pictures, and learns quality above all: here every faulted picture counts, and
+        a malformed one is held against its own original. Malformation is still detected as it was, because
+        here clean pictures look familiar and their malformed twins do not.
         """
         f, model = self.features, self.model
         parts = tqdm(rows.split(64), desc="Settling", disable=None, mininterval=20)
         with torch.no_grad():
             seen = [self.picture(part) for part in parts]
             picture = (torch.cat([s for s, _ in seen]), torch.cat([i for _, i in seen]))
-            self._level(rows, picture)
             vectors = model.shortcut(f["first_queries"][rows].unsqueeze(1), picture[0])
             faults = f["faults"][rows].clone()
             malformation = list(model.config.faults).index("malformation")
@@ -157,24 +172,71 @@ class TunedReadout(Readout):
                 schedule.step()
         model.requires_grad_(False)
 
-    def _level(self, rows: Tensor, picture: tuple[Tensor, Tensor]) -> None:
-        """Move each score by a constant, so that its mean over the clean looks is that of their targets."""
-        human = self.features["human"][rows]
-        clean = (picture[0][human], picture[1][human])
-        missing = (self.targets[rows[human]] - self.judge(clean, rows[human], "first").scores).mean(dim=0)
-        for head, shift in zip(self.model.heads.values(), missing, strict=True):
-            head.layers[-1].bias += shift
-
-    def _batches(self, rows: Tensor, settings: Tuning) -> Iterator[Tensor]:
-        """Every epoch the clean human-rated looks and a fresh draw of the others, shuffled; whole batches."""
+    def _batches(self, rows: Tensor, settings: Tuning) -> list[Tensor]:
+        """One pass: the clean human-rated looks and a fresh draw of the others, shuffled; whole batches."""
         human = self.features["human"][rows]
         clean, others = rows[human], rows[~human]
         extra, size = round(settings.others * len(clean)), settings.batch_size
-        for _ in range(settings.epochs):
-            drawn = others[torch.randperm(len(others), generator=self.generator)[:extra]]
-            order = torch.cat([clean, drawn])
-            order = order[torch.randperm(len(order), generator=self.generator)]
-            yield from order[: len(order) // size * size].split(size)
+        drawn = others[torch.randperm(len(others), generator=self.generator)[:extra]]
+        order = torch.cat([clean, drawn])
+        order = order[torch.randperm(len(order), generator=self.generator)]
+        return list(order[: len(order) // size * size].split(size))
+
+
+class Course:
+    """Optimiser, schedule and running average of one tuning, and their checkpoint."""
+
+    def __init__(self, readout: TunedReadout, rows: Tensor, settings: Tuning) -> None:
+        self.readout, self.settings = readout, settings
+        groups = tuned_parameters(readout.model, settings)
+        self.weights = [p for group in groups for p in group["params"]]
+        self.average = [p.detach().clone() for p in self.weights]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=True)
+        clean = int(readout.features["human"][rows].sum())
+        others = min(round(settings.others * clean), len(rows) - clean)
+        steps = settings.epochs * ((clean + others) // settings.batch_size)
+        rates = [group["lr"] for group in groups]
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, rates, total_steps=steps + 1, pct_start=0.15
+        )
+        self.epoch = self.steps = 0
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        kept = min(self.settings.averaging, (self.steps + 1) / (self.steps + 11))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.weights], 1 - kept)
+        self.steps += 1
+
+    def save(self, path: Path, epoch: int) -> None:
+        """All that the rest of the run depends on; the file is whole or the one before."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        torch.save({
+            "settings": repr(self.settings), "epoch": epoch, "steps": self.steps,
+            "weights": [p.detach() for p in self.weights], "average": self.average,
+            "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
+            "crops": self.readout.generator.get_state(), "dropout": torch.get_rng_state(),
+        }, part)  # fmt: skip
+        part.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from `path` if there is one of the same settings."""
+        if not path.exists():
+            return
+        saved = torch.load(path, weights_only=True)
+        if saved["settings"] != repr(self.settings):
+            return
+        self.epoch, self.steps, self.average = saved["epoch"], saved["steps"], saved["average"]
+        for weight, value in zip(self.weights, saved["weights"], strict=True):
+            weight.data.copy_(value)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.readout.generator.set_state(saved["crops"])
+        torch.set_rng_state(saved["dropout"])
 
 
 def originals(source: Tensor, human: Tensor) -> Tensor:
@@ -184,14 +246,15 @@ def originals(source: Tensor, human: Tensor) -> Tensor:
 
 
 def tuned_parameters(model: MintIQAModel, settings: Tuning) -> list[dict[str, Any]]:
-    """AdamW's groups: the heads, and each tuned block at its rate; vectors are not decayed."""
-    groups = [{"params": [p for n, p in model.named_parameters() if n.startswith(FITTED)],
-               "lr": settings.head_learning_rate, "weight_decay": 0.1}]  # fmt: skip
+    """AdamW's groups: the heads, then the patch embedding and each block at its rate; vectors don't decay."""
+    named = [(n, p) for n, p in model.named_parameters() if n.startswith(FITTED)]
+    groups = [{"params": [p for _, p in named], "lr": settings.head_learning_rate, "weight_decay": 0.1}]
+    chosen = {p for n, p in model.vision.named_parameters() if any(part in n for part in settings.trains)}
     blocks = model.vision.blocks()
-    for number in range(frozen_blocks(model), len(blocks)):
-        rate = settings.tower_learning_rate * settings.layer_decay ** (len(blocks) - 1 - number)
+    for below, part in enumerate([*reversed(blocks), model.vision.backbone.embeddings.patch_embeddings]):
+        rate = settings.tower_learning_rate * settings.layer_decay**below
         for decay, is_matrix in ((settings.weight_decay, True), (0.0, False)):
-            own = [p for p in blocks[number].parameters() if (p.ndim > 1) == is_matrix]
+            own = [p for p in part.parameters() if p in chosen and (p.ndim > 1) == is_matrix]
             groups.append({"params": own, "lr": rate, "weight_decay": decay})
     for group in groups:
         for parameter in group["params"]:
@@ -217,16 +280,13 @@ def run(
     features: dict[str, Tensor],
     rows: Tensor,
     human: list[dict[str, str]],
-    title: str,
     settings: Tuning,
+    checkpoint: Path,
 ) -> TunedReadout:
-    """Fit the heads of the model in `folder` on the looks `rows`, then tune."""
+    """Tune the model in `folder` on the looks `rows`, going on from `checkpoint` if that exists."""
     model = MintIQAModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
-    frozen = Readout(model, features, human)
-    frozen.fit(rows)
-    tuned = TunedReadout(model, features, human, Trunks(folder))
-    tuned.targets = frozen.targets
-    tuned.tune(rows, settings, title)
+    tuned = TunedReadout(model, features, human)
+    tuned.tune(rows, settings, checkpoint.stem, checkpoint)
     return tuned
 
 
@@ -247,9 +307,11 @@ def main() -> None:
     features = load_features(options.run)
     rows = (features["fold"] != (-2 if options.test_fold is None else options.test_fold)).nonzero().squeeze(1)
     human = pictures.agiqa3k(pictures.data_root())
-    readout = run(options.run, features, rows, human, "Tuning", Tuning())
+    checkpoint = options.output / "tuning.pt"
+    readout = run(options.run, features, rows, human, Tuning(), checkpoint)
     readout.settle(rows, Settling())
     save(readout.model, options.output, options.run, options.test_fold)
+    checkpoint.unlink()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -10,16 +11,15 @@ import torch
 from torch import Tensor
 
 from mint_iqa.modeling import MintIQAModel
-from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vision import PIXEL_STATISTICS
 from tests.unit.training_fixtures import GENERATORS, SIZE, World, living_in
 from train import cross_validate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
-from train.features import Trunks, draw_looks, load_features, views
+from train.features import load_features
 from train.readout import FITTED, Readout, smoothed
 from train.settings import Stage1
-from train.sources import read_sources
 from train.stage1 import load_model
-from train.tuning import Settling, TunedReadout, Tuning, image_vectors, originals, run
+from train.tuning import Course, Settling, TunedReadout, Tuning, image_vectors, originals
 
 SHORT = Tuning(epochs=2, batch_size=4, tower_learning_rate=1e-2, head_learning_rate=1e-2)
 
@@ -52,14 +52,19 @@ def model_of(folder: Path) -> MintIQAModel:
     return MintIQAModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
 
 
+def run(folder: Path, found: dict[str, Tensor], rows: Tensor, human: list[dict[str, str]]) -> TunedReadout:
+    with TemporaryDirectory() as place:
+        return tuning.run(folder, found, rows, human, SHORT, Path(place) / "tuning.pt")
+
+
 def without(found: dict[str, Tensor], fold: int) -> Tensor:
     return (found["fold"] != fold).nonzero().squeeze(1)
 
 
 @torch.no_grad()
-def test_cached_states_go_on_to_what_the_whole_model_sees(folder, human):
+def test_the_middle_of_a_picture_looks_to_tuning_as_it_does_to_the_whole_model(folder, human):
     found, model = load_features(folder), model_of(folder)
-    readout = TunedReadout(model, found, human, Trunks(folder))
+    readout = TunedReadout(model, found, human)
     rows = torch.arange(len(found["fold"]))
     statistics, image = readout.picture(rows)
     # float16 and bfloat16 lie between them.
@@ -78,30 +83,47 @@ def test_the_sentence_vector_of_statistics_is_that_of_the_tokens(folder):
     torch.testing.assert_close(image_vectors(model, encoded.statistics), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_human_rated_picture_has_several_crops_and_every_other_one(world, folder):
-    found, sources = load_features(folder), read_sources(SIZE)
-    assert torch.equal(found["views"], torch.where(found["human"], features.VIEWS, 1))
-    rated = next(e for e, _, _ in draw_looks(sources) if e.human)
-    crops = list(views(rated, sources, 28))
-    assert len({crop.tobytes() for crop in crops}) == features.VIEWS
-    model = model_of(folder)
-    processor = MintIQAProcessor.from_config(model.config)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        states, _ = model.vision.trunk(processor.normalize(np.stack(crops)), 1)
-    first = [e for e, _, _ in draw_looks(sources)[0::2] + draw_looks(sources)[1::2]].index(rated)
-    cached = Trunks(folder)[found["first_view"][first] + torch.arange(features.VIEWS)]
-    torch.testing.assert_close(cached, states.float(), atol=0.02, rtol=0.02)
+def test_while_it_learns_it_sees_a_picture_each_time_from_another_crop(folder):
+    found = load_features(folder)
+    crops = tuning.Crops(model_of(folder), found)
+    row = torch.zeros(1, dtype=torch.long)
+    middle = [crops(row, None) for _ in range(2)]
+    assert torch.equal(*middle)
+    generator = torch.Generator().manual_seed(0)
+    assert len({crops(row, generator).numpy().tobytes() for _ in range(8)}) > 4
 
 
-def test_tuning_changes_the_heads_and_the_upper_blocks_alone(folder, human):
+def test_tuning_changes_the_heads_the_blocks_and_the_patch_embedding_alone(folder, human):
     before, found = model_of(folder), load_features(folder)
-    tuned = run(folder, found, without(found, 0), human, "", SHORT).model
+    tuned = run(folder, found, without(found, 0), human).model
     changed = {n for (n, a), b in zip(before.named_parameters(), tuned.parameters(), strict=True)
                if not torch.equal(a, b)}  # fmt: skip
-    blocks = "vision.backbone.encoder.layer."
-    assert all(n.startswith(FITTED) or n.startswith((f"{blocks}1.", f"{blocks}2.")) for n in changed), changed
-    assert any(n.startswith(f"{blocks}2.") for n in changed)
-    assert {n.split(".")[0] for n in changed} >= {"shortcut", "heads", "fault_head", "alignment"}
+    tower = ("vision.backbone.encoder.layer.", "vision.backbone.embeddings.patch_embeddings.")
+    assert all(n.startswith((*FITTED, *tower)) for n in changed), changed
+    for part in (*tower, "shortcut", "heads", "fault_head", "alignment.gain"):
+        assert any(n.startswith(part) for n in changed), part
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(folder, human, tmp_path, monkeypatch):
+    found = load_features(folder)
+    rows = without(found, 0)
+    through = run(folder, found, rows, human).model.state_dict()
+    save = Course.save
+
+    def stop_after_saving(course: Course, path: Path, epoch: int) -> None:
+        save(course, path, epoch)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Course, "save", stop_after_saving)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.run(folder, found, rows, human, SHORT, tmp_path / "tuning.pt")
+    monkeypatch.setattr(Course, "save", save)
+    steps = []
+    monkeypatch.setattr(Course, "step", lambda c, loss, step=Course.step: (steps.append(1), step(c, loss)))
+    resumed = tuning.run(folder, found, rows, human, SHORT, tmp_path / "tuning.pt").model.state_dict()
+    assert all(torch.equal(through[k], v) for k, v in resumed.items())
+    rated = int(found["human"][rows].sum())
+    assert len(steps) == (rated + round(SHORT.others * rated)) // SHORT.batch_size
 
 
 def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
@@ -111,55 +133,32 @@ def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
     tested = found["fold"] == 1
     for key in ("targets", "faults", "second_correspondence", "statistics", "first_prompt"):
         other[key][tested] = torch.rand_like(other[key][tested])
-    states = [run(folder, f, rows, human, "", SHORT).model.state_dict() for f in (found, other)]
+    states = [run(folder, f, rows, human).model.state_dict() for f in (found, other)]
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
 
 
-def test_weights_may_stop_on_the_way_from_the_fitted_start_to_the_tuned_end(folder, human):
+def test_settling_changes_the_authenticity_and_fault_heads_alone(folder, human):
     found = load_features(folder)
     rows = without(found, 0)
-    fitted = model_of(folder)
-    Readout(fitted, found, human).fit(rows)
-    readout = run(folder, found, rows, human, "", SHORT)
-    readout.blend(1.0)
-    end = {k: v.clone() for k, v in readout.model.state_dict().items()}
-    readout.blend(0.0)
-    assert all(torch.equal(fitted.state_dict()[k], v) for k, v in readout.model.state_dict().items())
-    readout.blend(0.25)
-    for k, v in readout.model.state_dict().items():
-        torch.testing.assert_close(v, 0.75 * fitted.state_dict()[k] + 0.25 * end[k])
-
-
-def test_settling_changes_the_authenticity_and_fault_heads_and_levels_alone(folder, human):
-    found = load_features(folder)
-    rows = without(found, 0)
-    readout = run(folder, found, rows, human, "", SHORT)
+    readout = run(folder, found, rows, human)
     before = {k: v.clone() for k, v in readout.model.state_dict().items()}
     readout.settle(rows, Settling(epochs=2))
     changed = {k for k, v in readout.model.state_dict().items() if not torch.equal(before[k], v)}
-    levels = {"heads.quality.layers.1.bias", "heads.correspondence.layers.1.bias"}
-    assert levels <= changed
-    assert {k.rsplit(".layers.", 1)[0] for k in changed - levels} == {"heads.authenticity", "fault_head"}
-
-
-def test_settled_scores_have_the_level_of_their_targets(folder, human):
-    found = load_features(folder)
-    rows = without(found, 0)
-    readout = run(folder, found, rows, human, "", SHORT)
-    with torch.no_grad():
-        readout.model.heads["quality"].layers[1].bias += 0.3
-    readout.settle(rows, Settling(epochs=1))
-    with torch.no_grad():
-        clean = rows[found["human"][rows]]
-        quality = readout.judge(readout.picture(clean), clean, "first").scores[:, 0]
-    assert quality.mean().item() == pytest.approx(found["targets"][clean, 0].mean().item(), abs=1e-3)
+    assert {k.rsplit(".layers.", 1)[0] for k in changed} == {"heads.authenticity", "fault_head"}
 
 
 def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
-    """On the pictures that it learned from: that it can, where the toy's features tell them apart at all."""
+    """On the pictures that it learned from, with a tower that tells them apart: the toy's own doesn't."""
     found = load_features(folder)
     rows = torch.arange(len(found["fold"]))
-    readout = run(folder, found, rows, human, "", SHORT)
+    readout = run(folder, found, rows, human)
+
+    def telling(rows):
+        statistics = found["statistics"][rows].clone()
+        statistics[:, :PIXEL_STATISTICS] += found["faults"][rows, -1:].nan_to_num()
+        return statistics, found["image"][rows]
+
+    readout.picture = telling
     readout.settle(rows, Settling(epochs=200, batch_size=64, learning_rate=1e-2))
     first = originals(found["source"], found["human"])
     malformed = ((found["faults"][:, -1] > 0.5) & (found["source"] >= 0)).nonzero().squeeze(1)
@@ -222,6 +221,7 @@ def test_a_left_out_generator_and_the_tested_prompts_do_not_train(folder, human)
 
 def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human, monkeypatch, capsys):
     monkeypatch.setattr(cross_validate, "Tuning", lambda: SHORT)
+    monkeypatch.setattr(cross_validate, "AXES", 4)  # of few pictures
     monkeypatch.setattr("sys.argv", ["cross_validate", str(folder)])
     every = cross_validate.jobs(list(GENERATORS))
     assert len(every) == 5 + len(GENERATORS)
@@ -232,12 +232,14 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     names = [job.name for job in by_prompt]
     assert sorted(p.stem for p in (folder / "cross_validation").iterdir()) == sorted(names)
     text = capsys.readouterr().out
-    assert "share 1.0, quality_srcc: " in text and "(95 %, 5 folds)" in text
+    for model in ("svr", "heads", "tuned"):
+        assert f"{model}, quality_srcc: " in text and "(95 %, 5 folds)" in text
     again = folder / "cross_validation" / "all-3.json"
     figures = json.loads(again.read_text())
     again.unlink()
     fitted = []
-    monkeypatch.setattr(cross_validate, "run", lambda *a: (fitted.append(a[4]), run(*a))[1])
+    tune = cross_validate.run
+    monkeypatch.setattr(cross_validate, "run", lambda *a: (fitted.append(a[-1].stem), tune(*a))[1])
     cross_validate.main()
     assert fitted == ["all-3"]
     assert json.loads(again.read_text()) == figures
@@ -248,11 +250,11 @@ def test_the_summary_lists_each_generator_left_out(tmp_path):
     results.mkdir()
     for name, value in (("alpha-0", 0.2), ("beta-0", 0.6), ("all-0", 0.9)):
         figures = {"quality_srcc": value, "correspondence_srcc": value / 2}
-        by_share = {str(share): figures for share in cross_validate.SHARES}
-        (results / f"{name}.json").write_text(json.dumps(by_share))
+        by_model = dict.fromkeys(cross_validate.MODELS, figures)
+        (results / f"{name}.json").write_text(json.dumps(by_model))
     lines = list(cross_validate.summary(tmp_path))
-    assert lines[0].startswith("share 0.0, quality_srcc: 0.9000")
-    assert "share 1.0, generator left out, quality_srcc: mean 0.4000 (alpha 0.200, beta 0.600)" in lines
+    assert lines[0].startswith("svr, quality_srcc: 0.9000")
+    assert "tuned, generator left out, quality_srcc: mean 0.4000 (alpha 0.200, beta 0.600)" in lines
 
 
 def test_the_command_leaves_a_run_that_stage_2_and_the_evaluation_can_start_from(

@@ -1,0 +1,228 @@
+"""What each part of the recipe brings: one fold kept out, one budget for every row of a group.
+
+    python -m train.ablation runs/aligned nano        # a table; an hour on one core
+
+Heads: fresh heads on features of the frozen tower, as train.readout fits them. Tower: a short tuning, where
+only what trains differs. Answers: the shipped model, with one of its inputs taken away. A row is written as
+soon as it is known, and not measured again.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mint_iqa.assessor import Assessor
+from mint_iqa.images import Fit, read_image
+from mint_iqa.metrics import bootstrap_interval, srcc
+from mint_iqa.modeling import MintIQAModel
+from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vision import PIXEL_STATISTICS
+from train import pictures
+from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, share_of
+from train.features import load_features
+from train.judging import right, words_agree
+from train.plan import split
+from train.readout import Readout, figures
+from train.settings import Stage1
+from train.tuning import TunedReadout, Tuning, image_vectors
+
+FOLD = 0
+SIZES = (168, 224, 280, 336)  # pixels a side; 14 to a patch
+PASSES = 2  # of the tunings
+LORA_RANK = 16
+PER_FAULT = 10
+Features = dict[str, Tensor]
+Table = dict[str, dict[str, str]]
+
+
+class Ablation:
+    """Rows of the table, kept in a JSON file."""
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.path = run, run / "ablation.json"
+        self.table: Table = json.loads(self.path.read_text()) if self.path.exists() else {}
+        self.human = pictures.agiqa3k(pictures.data_root())
+
+    def row(self, name: str, measure: Callable[[], dict[str, str]]) -> None:
+        if name not in self.table:
+            self.table[name] = measure()
+            self.path.write_text(json.dumps(self.table, indent=1))
+        print(name, self.table[name], flush=True)
+
+    def model(self) -> MintIQAModel:
+        return MintIQAModel.from_pretrained(self.run / "model", dtype=torch.float32).eval()
+
+    # --- heads on frozen features ---
+
+    def heads(self) -> None:
+        features = load_features(self.run)
+        pixels, last = slice(PIXEL_STATISTICS), 3 * self.model().config.vision["hidden_size"]
+        lower = slice(PIXEL_STATISTICS, -last)
+        self.row("heads: all", lambda: self._fitted(features))
+        self.row(
+            "heads: without faulted pictures and photographs", lambda: self._fitted(clean_only(features))
+        )
+        self.row(
+            "heads: without caption pre-training", lambda: self._fitted(self._without_captions(features))
+        )
+        self.row("heads: without Q-Former 1's queries", lambda: self._fitted(emptied(features, "_queries")))
+        self.row("heads: without pixel statistics", lambda: self._fitted(constant(features, pixels)))
+        self.row("heads: without the tower's lower taps", lambda: self._fitted(constant(features, lower)))
+        for size in SIZES:
+            self.row(f"heads, clean pictures alone: {size} px", lambda s=size: self._at(features, s))
+
+    def _fitted(self, features: Features) -> dict[str, str]:
+        readout = Readout(self.model(), features, self.human)
+        readout.fit((features["fold"] != FOLD).nonzero().squeeze(1))
+        return self._judged(readout, features)
+
+    def _judged(self, readout: Readout, features: Features) -> dict[str, str]:
+        rows = ((features["fold"] == FOLD) & features["human"]).nonzero().squeeze(1)
+        found = figures(readout, rows)
+        first, _ = readout.scores(rows)
+        labels = [self.human[i] for i in features["source"][rows].tolist()]
+        result = {"right above wrong": f"{found['right_above_wrong']:.3f}"}
+        for name, column, label in (("quality", 0, "mos_quality"), ("correspondence", 2, "mos_align")):
+            opinion = [float(r[label]) for r in labels]
+            low, high = bootstrap_interval(
+                srcc, first[:, column], opinion, groups=[r["prompt"] for r in labels], samples=300
+            )
+            result[name] = f"{srcc(first[:, column], opinion):.3f} [{low:.3f}, {high:.3f}]"
+        return result
+
+    @torch.no_grad()
+    def _without_captions(self, features: Features) -> Features:
+        model = self.model()
+        torch.manual_seed(0)
+        for layer in model.alignment.image_projection:
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+        return features | {"image": image_vectors(model, features["statistics"])}
+
+    def _at(self, features: Features, size: int) -> dict[str, str]:
+        features = clean_only(features)
+        model = self.model()
+        statistics, image = zip(*self._encoded(model, features["source"].tolist(), size), strict=True)
+        return self._fitted(features | {"statistics": torch.cat(statistics), "image": torch.cat(image)})
+
+    @torch.inference_mode()
+    def _encoded(self, model: MintIQAModel, sources: list[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Statistics and sentence vectors of the pictures' files at `size` px, a batch at a time."""
+        processor = MintIQAProcessor.from_config(model.config)
+        processor.fit = Fit(size, processor.max_aspect)
+        for start in tqdm(range(0, len(sources), 16), desc=f"{size} px", disable=None):
+            paths = [self.human[i]["path"] for i in sources[start : start + 16]]
+            pixels = processor.pixel_values([read_image(path).rgb for path in paths])
+            with torch.autocast("cpu", torch.bfloat16):
+                encoded = model.encode_image(pixels, explain=False)
+                yield encoded.statistics.float(), model.alignment.encode_image(encoded.image_embeds).float()
+
+    # --- the tower ---
+
+    def tower(self) -> None:
+        depth = len(self.model().vision.blocks())
+        upper = tuple(f".layer.{n}." for n in range(depth // 2, depth))
+        whole = Tuning(epochs=PASSES)
+        self._tower("frozen", replace(whole, trains=()))
+        self._tower(f"LoRA of rank {LORA_RANK}", replace(whole, trains=("lora_",), tower_learning_rate=1e-3))
+        self._tower("upper half", replace(whole, trains=upper))
+        self._tower("all", whole)
+
+    def _tower(self, name: str, settings: Tuning) -> None:
+        self.row(f"tower, {PASSES} passes: {name}", lambda: self._tuned(settings))
+
+    def _tuned(self, settings: Tuning) -> dict[str, str]:
+        features = load_features(self.run)
+        rows = (features["fold"] != FOLD).nonzero().squeeze(1)
+        model = self.model()
+        if settings.trains == ("lora_",):
+            adapter = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
+            inject_adapter_in_model(adapter, model.vision.backbone)
+        readout = TunedReadout(model, features, self.human)
+        checkpoint = self.run / "ablation.pt"
+        readout.tune(rows, settings, "Tuning", checkpoint)
+        checkpoint.unlink()
+        return self._judged(readout, features)
+
+    # --- answers ---
+
+    def answers(self, preset: str) -> None:
+        assessor = Assessor.from_pretrained(preset)
+        rows = [self.human[i] for i in split(self.human, Stage1(test_fold=FOLD)).test]
+        self.row("answers: all", lambda: answered(assessor, rows))
+        self.row("answers: another picture's scores in words", lambda: answered(assessor, rows, told=False))
+        self.row("answers: without soft tokens", lambda: answered(assessor, rows, soft=False))
+        bridge = assessor.model.bridge
+        kept = {k: v.clone() for k, v in bridge.state_dict().items()}
+        for weight in bridge.parameters():
+            weight.data.zero_()
+        self.row("answers: without the bridge", lambda: answered(assessor, rows))
+        bridge.load_state_dict(kept)
+
+
+def clean_only(features: Features) -> Features:
+    human = features["human"]
+    return {k: v[human] for k, v in features.items()}
+
+
+def emptied(features: Features, ending: str) -> Features:
+    return {k: torch.zeros_like(v) if k.endswith(ending) else v for k, v in features.items()}
+
+
+def constant(features: Features, columns: slice) -> Features:
+    """The same statistics for every picture in `columns`: standardised, they are zeros."""
+    statistics = features["statistics"].clone()
+    statistics[:, columns] = 0
+    return features | {"statistics": statistics}
+
+
+def answered(
+    assessor: Assessor, rows: Sequence[dict[str, str]], told: bool = True, soft: bool = True
+) -> dict[str, str]:
+    """How often faults are named and level words right. told: whether the LLM reads the picture's own
+    scores as words; soft: whether it has soft tokens."""
+    cases = faulted_cases(assessor, rows, PER_FAULT) + clean_cases(assessor, rows, 4 * PER_FAULT)
+    others = cases if told else cases[1::2] + cases[::2]
+    asked = [
+        replace(c, rated=replace(c.rated, scores=o.rated.scores)) for c, o in zip(cases, others, strict=True)
+    ]
+    answers = ask(assessor, asked, QUESTION, None if soft else [None] * len(cases))
+    faulted = [pair for pair in zip(cases, answers, strict=True) if pair[0].fault]
+    return {
+        "names the fault": str(share_of(*zip(*faulted, strict=True), right)),
+        "level words agree": str(share_of(cases, answers, words_agree)),
+    }
+
+
+def markdown(table: Table) -> Iterator[str]:
+    """One table a group of rows."""
+    for group in dict.fromkeys(name.split(": ")[0] for name in table):
+        rows = {n.split(": ", 1)[1]: figures for n, figures in table.items() if n.startswith(f"{group}: ")}
+        columns = list(next(iter(rows.values())))
+        yield f"| {group} | {' | '.join(columns)} |"
+        yield "|---" * (1 + len(columns)) + "|"
+        yield from (f"| {name} | {' | '.join(figures.values())} |" for name, figures in rows.items())
+        yield ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a run with a model and its features (train.features)")
+    parser.add_argument("preset", help="the model whose answers are asked for; its training kept fold 0 out")
+    options = parser.parse_args()
+    ablation = Ablation(options.run)
+    ablation.heads()
+    ablation.tower()
+    ablation.answers(options.preset)
+    print("\n".join(markdown(ablation.table)))
+
+
+if __name__ == "__main__":
+    main()
