@@ -4,7 +4,7 @@
 
 The Q-Former, the projections and the sentence encoder stay as they are; what they say of each look is cached
 (train.features). Kept are the running averages of the weights. A checkpoint after every pass lets a stopped
-run go on. 30 minutes on one core.
+run go on. 40 minutes on 2 cores.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Tuning:
     # What learns beside the heads: parameters of the tower's blocks and patch embedding with one of these in
     # their names.
     trains: tuple[str, ...] = (".layer.", "patch_embeddings.")
-    epochs: int = 7  # passes over the clean human-rated pictures
+    epochs: int = 4  # passes over the clean human-rated pictures
     others: float = 0.3  # faulted pictures and photographs per clean one and pass
     batch_size: int = 32
     tower_learning_rate: float = 1e-4  # of the last block
