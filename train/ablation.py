@@ -28,9 +28,9 @@ from train import pictures
 from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, share_of
 from train.features import load_features
 from train.judging import right, words_agree
-from train.plan import split
 from train.readout import Readout, figures
 from train.settings import Stage1
+from train.sources import split
 from train.tuning import TunedReadout, Tuning, image_vectors
 
 FOLD = 0
