@@ -29,12 +29,14 @@ class MintIQAConfig(PretrainedConfig):
     qformer: config of both Q-Formers (transformers' InstructBlipQFormerConfig) without `encoder_hidden_size`.
     query_tokens: Q.
     shortcut: whether statistics of the whole picture join the quality vectors (not in the published model).
+    shortcut_hidden: its hidden units; None: as many as a quality vector has numbers.
     heads: `hidden`, `outputs` and `index` of each score head (published: 48, 3 and 1; MINT-IQA section 3.2).
     faults: names that the fault head detects; empty for a model without one.
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
     language: `hidden_size` of the LLM; `source`: where `LanguageModel.load` finds it; `taught`: false where
         stage 2 is still to come, so that nothing the LLM says of a picture would have grounds.
-    processor: `image_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens` (MintIQAProcessor).
+    processor: `image_size`, `fitted_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens`
+        (MintIQAProcessor).
     parts: names of the packaged parts (see `pretrained.PARTS`) that fill what a checkpoint references.
     referenced: state-dict prefixes that are not saved but filled from `parts`.
     checkpoint_version: of the form of this file; a reader refuses any but its own.
@@ -48,6 +50,7 @@ class MintIQAConfig(PretrainedConfig):
         qformer: dict[str, Any] | None = None,
         query_tokens: int = 32,
         shortcut: bool = False,
+        shortcut_hidden: int | None = None,
         heads: dict[str, int] | None = None,
         faults: list[str] | None = None,
         alignment: dict[str, Any] | None = None,
@@ -62,6 +65,7 @@ class MintIQAConfig(PretrainedConfig):
         self.qformer = qformer or {}
         self.query_tokens = query_tokens
         self.shortcut = shortcut
+        self.shortcut_hidden = shortcut_hidden
         self.heads = heads or {"hidden": 48, "outputs": 3, "index": 1}
         self.faults = list(faults or [])
         self.alignment = alignment

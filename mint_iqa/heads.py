@@ -22,11 +22,11 @@ class Shortcut(nn.Module):
     center: Tensor
     scale: Tensor
 
-    def __init__(self, statistics: int, width: int) -> None:
+    def __init__(self, statistics: int, width: int, hidden: int) -> None:
         super().__init__()
         self.register_buffer("center", torch.zeros(statistics))
         self.register_buffer("scale", torch.ones(statistics))
-        self.layers = nn.Sequential(nn.Linear(statistics, width), nn.GELU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(nn.Linear(statistics, hidden), nn.GELU(), nn.Linear(hidden, width))
         self.query_gain = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, quality_vectors: Tensor, statistics: Tensor) -> Tensor:

@@ -81,14 +81,14 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class Fit:
-    """RGB image of any shape -> RGB image_size x image_size (bicubic, antialiased); twice is as once.
+    """RGB image of any shape -> RGB side x side (bicubic, antialiased); twice is as once.
 
     A picture is squeezed into the square whole, up to `max_aspect`, a ratio of its sides; a longer one loses
     its ends first (the middle part of that ratio is kept). Here and not in processing.py, because processes
     that only read pictures should not load torch.
     """
 
-    image_size: int
+    side: int
     max_aspect: float
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -96,7 +96,7 @@ class Fit:
         long_side = self.max_aspect * min(width, height)
         spare_x, spare_y = max(0.0, width - long_side) / 2, max(0.0, height - long_side) / 2
         box = (spare_x, spare_y, width - spare_x, height - spare_y)
-        return image.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC, box=box)
+        return image.resize((self.side, self.side), Image.Resampling.BICUBIC, box=box)
 
 
 def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> ReadImage:

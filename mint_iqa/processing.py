@@ -34,8 +34,9 @@ class Text:
 class MintIQAProcessor:
     """What a model of this config wants to be fed.
 
-    image_size: pixels of the square the towers see.
-    fit: any RGB image -> that square, which loses the ends of one whose sides differ more than `max_aspect`.
+    image_size: pixels of the square the towers see, the middle of the square that `fit` makes.
+    fit: any RGB image -> `fitted_size` pixels a side, without the ends of one whose sides differ more than
+    `max_aspect`.
     max_prompt_tokens: special tokens counted.
     """
 
@@ -43,7 +44,7 @@ class MintIQAProcessor:
         settings = _checked(config)
         self.image_size = settings.image_size
         self.max_aspect = settings.max_aspect
-        self.fit = Fit(self.image_size, self.max_aspect)
+        self.fit = Fit(settings.fitted_size or self.image_size, self.max_aspect)
         self.max_prompt_tokens = settings.max_prompt_tokens
         self._mean = torch.tensor(settings.image_mean).view(3, 1, 1)
         self._std = torch.tensor(settings.image_std).view(3, 1, 1)
@@ -71,7 +72,13 @@ class MintIQAProcessor:
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB images -> float32[B, 3, image_size, image_size], normalised."""
-        return self.normalize(np.stack([np.asarray(self.fit(image)) for image in images]))
+        return self.normalize(self.pixels(images))
+
+    def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+        """RGB images -> uint8[B, image_size, image_size, 3]."""
+        edge = (self.fit.side - self.image_size) // 2
+        inner = slice(edge, edge + self.image_size)
+        return np.stack([np.asarray(self.fit(image))[inner, inner] for image in images])
 
     def normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8[B, H, W, 3] -> float32[B, 3, H, W] with the tower's mean and standard deviation."""
@@ -98,6 +105,8 @@ class _Settings(BaseModel):
     """`MintIQAConfig.processor` with what is missing filled in; a tower takes no larger pictures."""
 
     image_size: Annotated[int, Field(ge=8, le=1024)]
+    # A model that learned from random crops sees at their scale; None: the whole picture is `image_size` a side.
+    fitted_size: Annotated[int, Field(le=2048)] | None = None
     image_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     max_aspect: Annotated[FiniteFloat, Field(ge=1)] = 1.0
@@ -114,6 +123,11 @@ def _checked(config: MintIQAConfig) -> _Settings:
         raise MintIQAError(
             "bad_config", f"The config's processor can't be used ({name}: {first['msg']}): correct it."
         ) from None
+    if settings.fitted_size is not None and settings.fitted_size < settings.image_size:
+        raise MintIQAError(
+            "bad_config",
+            f"The config's processor.fitted_size is below image_size {settings.image_size}: raise it.",
+        )
     positions = min(
         part.get("max_position_embeddings", 512) for part in (config.qformer, config.alignment or {})
     )

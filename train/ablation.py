@@ -116,7 +116,7 @@ class Ablation:
     def _encoded(self, model: MintIQAModel, sources: list[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Statistics and sentence vectors of the pictures' files at `size` px, a batch at a time."""
         processor = MintIQAProcessor.from_config(model.config)
-        processor.fit = Fit(size, processor.max_aspect)
+        processor.image_size, processor.fit = size, Fit(size, processor.max_aspect)
         for start in tqdm(range(0, len(sources), 16), desc=f"{size} px", disable=None):
             paths = [self.human[i]["path"] for i in sources[start : start + 16]]
             pixels = processor.pixel_values([read_image(path).rgb for path in paths])

@@ -5,9 +5,8 @@
 
 One row a look: a picture with its own prompt, and with a second one (none, one word exchanged, or another
 picture's). Second prompts of AGIQA-3K pictures come from the picture's own fold of five, so that no test
-prompt is ever seen in training, whichever fold is kept out. Beside them, for train.tuning, the hidden states
-of the blocks that stay frozen: of the middle of each picture, and of random crops of the human-rated ones.
-12 minutes on 2 cores, 6 GB.
+prompt is ever seen in training, whichever fold is kept out. train.tuning takes from here what Q-Former 1 says
+of each look, and where its pixels are. 20 minutes on 2 cores.
 """
 
 import argparse

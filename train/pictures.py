@@ -125,7 +125,7 @@ def build(
 
 
 def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str, ...], seed: int) -> None:
-    count, side = len(paths) * (1 + len(kinds)), fit.image_size
+    count, side = len(paths) * (1 + len(kinds)), fit.side
     file = folder / f"{name}.npy"
     with writing(file):
         pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (count, side, side, 3))

@@ -41,7 +41,7 @@ class Told(Instructions):
 
     def crops(self, items: Sequence[Instruction]) -> NDArray[np.uint8]:
         read = [read_image(self.paths[item.pixels[1]]).rgb for item in items]
-        return np.stack([np.asarray(self.processor.fit(image)) for image in read])
+        return self.processor.pixels(read)
 
 
 @dataclass(frozen=True)

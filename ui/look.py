@@ -106,7 +106,7 @@ generators. On others they are less sure: compare pictures of one kind.</li>
 without one of them is called unexplained.</li>
 <li>A small language model writes the answers. They follow the scores and the faults found; treat anything
 beyond that with care.</li>
-<li>The shipped model, nano, sees a picture at 224 x 224 pixels and learned authenticity from faults put into
+<li>The shipped model, nano, sees a picture at 336 x 336 pixels and learned authenticity from faults put into
 pictures on purpose. Its model card has the figures.</li>
 </ul>"""
 

@@ -1,6 +1,8 @@
 """Pictures and texts become tensors in one way, and what is lost on the way is said."""
 
+import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from PIL import Image
 from mint_iqa.errors import MintIQAError
 from mint_iqa.processing import MintIQAProcessor
 from tests import tiny
+from train.pictures import stored_side
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SIZE = tiny.PROCESSOR["image_size"]
 
 
@@ -68,6 +72,27 @@ def test_shrinking_averages_instead_of_skipping_pixels():
     checks = (np.indices((280, 280)).sum(axis=0) % 2 * 255).astype(np.uint8)
     fitted = np.asarray(processor().fit(Image.fromarray(checks).convert("RGB")))
     assert fitted.min() >= 120 and fitted.max() <= 135
+
+
+def test_a_model_that_learned_from_crops_sees_the_middle_at_their_scale():
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 256, (300, 300, 3), dtype=np.uint8))
+    looking = processor(fitted_size=SIZE + 12)
+    fitted = np.asarray(picture.resize((SIZE + 12, SIZE + 12), Image.Resampling.BICUBIC))
+    assert np.array_equal(looking.pixels([picture])[0], fitted[6:-6, 6:-6])
+    again = looking.pixels([looking.fit(picture)])  # as where another process has fitted it
+    assert np.array_equal(again, looking.pixels([picture]))
+
+
+def test_a_fitted_size_below_what_the_tower_sees_is_refused():
+    with pytest.raises(MintIQAError, match="fitted_size is below image_size") as caught:
+        processor(fitted_size=SIZE - 1)
+    assert caught.value.code == "bad_config"
+
+
+@pytest.mark.parametrize("recipe", ["nano", "clip_l"])
+def test_models_are_served_pictures_at_the_scale_that_they_learn_from(recipe):
+    settings = json.loads((REPOSITORY / "configs" / recipe / "model.json").read_text())["processor"]
+    assert settings["fitted_size"] == stored_side(settings["image_size"])
 
 
 def test_pixels_are_normalised_channel_by_channel():

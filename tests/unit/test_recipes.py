@@ -51,7 +51,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory, tiny_language: Path) -> Path:
     root = tmp_path_factory.mktemp("clip")
     config = json.loads((CONFIGS / "clip_l" / "model.json").read_text())
     config["vision"] |= {**SMALL, "image_size": SIZE, "embeds_width": WIDTH}
-    config["processor"] |= {"image_size": SIZE, "max_prompt_tokens": 16}
+    config["processor"] |= {"image_size": SIZE, "fitted_size": None, "max_prompt_tokens": 16}
     text = {**SMALL, **tiny.TEXT, "num_hidden_layers": 2}
     config["qformer"] |= text
     config["language"] = {"hidden_size": 32, "source": str(tiny_language)}

@@ -30,6 +30,7 @@ from transformers import (
 from instruct_data import templates
 from mint_iqa.pretrained import CACHE_VERSION, PARTS, quiet_transformers
 from mint_iqa.vision import build_backbone
+from train.pictures import stored_side
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 NANO = REPOSITORY / "configs" / "nano"
@@ -126,7 +127,7 @@ def toy_config() -> dict[str, Any]:
     config["alignment"] |= {**text, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config["query_tokens"] = 4
     config["language"]["hidden_size"] = WIDTH
-    config["processor"] |= {"image_size": SIZE}
+    config["processor"] |= {"image_size": SIZE, "fitted_size": stored_side(SIZE)}
     return config
 
 
