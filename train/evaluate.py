@@ -27,6 +27,7 @@ from mint_iqa.images import read_image
 from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.vocabulary import NAMED_FROM
 from train import pictures
 from train.pictures import KADID_FAULTS
 from train.settings import Stage1
@@ -36,6 +37,7 @@ Floats = NDArray[np.float64]
 BATCH = 16
 FAULT_PICTURES = 24  # test pictures of a fold that are put through every fault and level
 GOOD_MOS = 2.5
+SOUND_MOS = 3.0
 LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 
 
@@ -141,6 +143,7 @@ def summary(runs: Sequence[Path]) -> Iterator[str]:
     if ladders:
         yield f"no rise above 1 point between levels, {len(ladders)} pictures: {monotone_share(ladders)}"
         yield from _malformation_summary([r for r in results if "clean" in r])
+        yield from _detections([r for r in results if "clean" in r])
 
 
 def _beside_people(results: Sequence[dict[str, Any]], predicted: str, label: str) -> Iterator[str]:
@@ -195,6 +198,25 @@ def _malformation_summary(results: Sequence[dict[str, Any]]) -> Iterator[str]:
         auc = roc_auc(values, labels)
         interval = f"[{low:.3f}, {high:.3f}]"
         yield f"malformed twins by {name}: AUC {auc:.3f} {interval}, twin below its original {lower:.3f}"
+
+
+def _detections(results: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How often each fault is found where it is strong, and where there is none."""
+    strong: dict[str, list[Any]] = {
+        fault: [f[k][level][k] for r in results for f in (item["faults"] for item in r["ladder"]) for level in (3, 4)]
+        for k, fault in enumerate(KADID_FAULTS)
+    }
+    strong["malformation"] = [f[-1] for r in results for i, f in enumerate(r["malformed_faults"]) if i % 5 >= 3]
+    clean = [p["faults"] for r in results for p in r["predictions"] if p["mos_quality"] >= SOUND_MOS]
+    for where, by_fault in (
+        ("at levels 4 and 5", strong),
+        (f"on clean pictures with MOS >= {SOUND_MOS}", dict(zip(strong, zip(*clean, strict=True), strict=True))),
+    ):
+        shares = ", ".join(
+            f"{fault} {np.mean(np.array(values) >= NAMED_FROM):.2f} of {len(values)}"
+            for fault, values in by_fault.items() if len(values)
+        )  # fmt: skip
+        yield f"found {where}: {shares}"
 
 
 def _column(result: dict[str, Any], name: str) -> Floats:

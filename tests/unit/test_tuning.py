@@ -137,14 +137,28 @@ def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
 
 
-def test_settling_changes_the_authenticity_and_fault_heads_alone(folder, human):
+def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human, tmp_path):
     found = load_features(folder)
-    rows = without(found, 0)
+    rows, everything = without(found, 0), torch.arange(len(found["fold"]))
     readout = run(folder, found, rows, human)
-    before = {k: v.clone() for k, v in readout.model.state_dict().items()}
+    weights = {k: v.clone() for k, v in readout.model.state_dict().items()}
+
+    def judged():
+        with torch.no_grad():
+            return readout.judge(readout.picture(everything), everything, "first")
+
+    before = judged()
     readout.settle(rows, Settling(epochs=2))
-    changed = {k for k, v in readout.model.state_dict().items() if not torch.equal(before[k], v)}
-    assert {k.rsplit(".layers.", 1)[0] for k in changed} == {"heads.authenticity", "fault_head"}
+    after = judged()
+    torch.testing.assert_close(after.scores[:, [0, 2]], before.scores[:, [0, 2]], atol=1e-5, rtol=0)
+    assert (after.scores[:, 1] - before.scores[:, 1]).abs().mean() > 1e-3
+    assert (after.faults - before.faults).abs().mean() > 1e-3
+    settled = readout.model.state_dict()
+    changed = {k for k, v in weights.items() if not torch.equal(v, settled[k])}
+    assert {k.split(".layers.")[0] for k in changed} == {"heads.authenticity", "fault_head", "shortcut"}
+    readout.model.save_pretrained(tmp_path)
+    readout.model = MintIQAModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    torch.testing.assert_close(judged().scores, after.scores)
 
 
 def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
