@@ -105,7 +105,7 @@ class _Settings(BaseModel):
     """`MintIQAConfig.processor` with what is missing filled in; a tower takes no larger pictures."""
 
     image_size: Annotated[int, Field(ge=8, le=1024)]
-    # A model that learned from random crops sees at their scale; None: the whole picture is `image_size` a side.
+    # A model that learned from random crops sees at their scale; None: pictures become `image_size` whole.
     fitted_size: Annotated[int, Field(le=2048)] | None = None
     image_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
     image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]

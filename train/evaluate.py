@@ -27,7 +27,7 @@ from mint_iqa.images import read_image
 from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
-from mint_iqa.vocabulary import NAMED_FROM
+from mint_iqa.vocabulary import FAULTS, NAMED_FROM
 from train import pictures
 from train.pictures import KADID_FAULTS
 from train.settings import Stage1
@@ -202,21 +202,21 @@ def _malformation_summary(results: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _detections(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     """How often each fault is found where it is strong, and where there is none."""
-    strong: dict[str, list[Any]] = {
-        fault: [f[k][level][k] for r in results for f in (item["faults"] for item in r["ladder"]) for level in (3, 4)]
-        for k, fault in enumerate(KADID_FAULTS)
-    }
-    strong["malformation"] = [f[-1] for r in results for i, f in enumerate(r["malformed_faults"]) if i % 5 >= 3]
+    ladders = [item["faults"] for r in results for item in r["ladder"]]
+    twins = [found for r in results for i, found in enumerate(r["malformed_faults"]) if 1 + i % 5 >= 4]
     clean = [p["faults"] for r in results for p in r["predictions"] if p["mos_quality"] >= SOUND_MOS]
-    for where, by_fault in (
-        ("at levels 4 and 5", strong),
-        (f"on clean pictures with MOS >= {SOUND_MOS}", dict(zip(strong, zip(*clean, strict=True), strict=True))),
-    ):
-        shares = ", ".join(
-            f"{fault} {np.mean(np.array(values) >= NAMED_FROM):.2f} of {len(values)}"
-            for fault, values in by_fault.items() if len(values)
-        )  # fmt: skip
-        yield f"found {where}: {shares}"
+    for k, fault in enumerate(FAULTS):
+        if fault == "malformation":
+            strong = [found[k] for found in twins]
+        else:
+            strong = [found[k][level - 1][k] for found in ladders for level in (4, 5)]
+        false = [found[k] for found in clean]
+        yield f"{fault} found: at levels 4-5 {_named(strong)}, clean with MOS >= {SOUND_MOS} {_named(false)}"
+
+
+def _named(severities: Sequence[float]) -> str:
+    share = f"{np.mean(np.array(severities) >= NAMED_FROM):.3f}" if severities else "none"
+    return f"{share} of {len(severities)}"
 
 
 def _column(result: dict[str, Any], name: str) -> Floats:

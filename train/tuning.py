@@ -59,8 +59,8 @@ class Settling:
     learning_rate: float = 5e-4
     # Higher separates more malformed pictures from sound ones, and takes authenticity further from quality.
     pair_weight: float = 0.3
-    # Taken off the logit of malformation: clean pictures that it has learned from look sound, others less so. On
-    # those of fold 0 with a MOS of 3.5 or more this brings what is called malformed from .23 to .09.
+    # Taken off the logit of malformation: clean pictures that it has learned from look sound, others less so.
+    # Of those in fold 0 with a MOS of 3.5 or more, .09 are then called malformed, and .23 without it.
     caution: float = 0.9
     seed: int = 0
 
@@ -179,7 +179,9 @@ class TunedReadout(Readout):
                 schedule.step()
         own.join()
         with torch.no_grad():
-            model.fault_head.layers[-1].bias[list(model.config.faults).index("malformation")] -= settings.caution
+            model.fault_head.layers[-1].bias[list(model.config.faults).index("malformation")] -= (
+                settings.caution
+            )
         model.requires_grad_(False)
 
     def _batches(self, rows: Tensor, settings: Tuning) -> list[Tensor]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from train.evaluate import monotone_share, summary
@@ -15,8 +16,10 @@ FALLING = [90.0, 80.0, 70.0, 60.0, 50.0, 40.0]
 
 
 def ladder(**rungs: list[float]) -> dict[str, Any]:
-    """Quality on levels 0..5 of each fault; falling where nothing else is said."""
-    return {"quality": [rungs.get(fault, FALLING) for fault in KADID_FAULTS]}
+    """Quality on levels 0..5 of each fault, falling where nothing else is said; blur is found, at level 5."""
+    faults = np.zeros((5, 5, 6))
+    faults[0, 4, 0] = 0.25
+    return {"quality": [rungs.get(fault, FALLING) for fault in KADID_FAULTS], "faults": faults.tolist()}
 
 
 def test_a_quality_that_only_falls_is_monotone() -> None:
@@ -119,7 +122,7 @@ def test_authenticity_is_compared_with_quality(tmp_path: Path) -> None:
 TWINS = {
     "clean": [[50.0, 80.0, 1.0], [50.0, 70.0, 1.0], [50.0, 60.0, 1.0], [50.0, 30.0, 1.0]],
     "malformed": [[60.0, 20.0, 1.0], [60.0, 10.0, 1.0], [40.0, 40.0, 1.0], [40.0, 5.0, 1.0]],
-    "malformed_faults": [[0.0] * 6] * 4,
+    "malformed_faults": [[0.0] * 6] * 3 + [[0.0] * 5 + [0.9]],
 }
 
 
@@ -133,9 +136,18 @@ def test_malformed_twins_are_told_apart_by_authenticity(tmp_path: Path) -> None:
     assert "AUC 0.500" in quality and quality.endswith("twin below its original 0.500")
 
 
+def test_faults_are_counted_where_they_are_strong_and_where_there_are_none(tmp_path: Path) -> None:
+    lines = list(summary([run(tmp_path, FALLING[:4], ladder=[ladder(), ladder()], **TWINS)]))
+    assert line(lines, "blur found") == (
+        "blur found: at levels 4-5 0.500 of 4, clean with MOS >= 3.0 0.000 of 2"
+    )
+    assert line(lines, "noise found").startswith("noise found: at levels 4-5 0.000 of 4")
+    assert line(lines, "malformation found").startswith("malformation found: at levels 4-5 1.000 of 1")
+
+
 def test_without_ladders_nothing_is_said_of_faults(tmp_path: Path) -> None:
     lines = list(summary([run(tmp_path, FALLING[:4])]))
-    assert not [text for text in lines if "malformed" in text or "rise" in text]
+    assert not [text for text in lines if "malformed" in text or "rise" in text or "found" in text]
 
 
 def test_runs_with_and_without_ladders_are_summed_up_together(tmp_path: Path) -> None:
