@@ -79,7 +79,8 @@ def towers(assessor: Assessor) -> None:
     tower = VisionTower(vision).eval()
     tower.load_state_dict(assessor.model.vision.state_dict())
     branch = VisionBranch(vision).eval()
-    pixels = torch.randn(TOWER_BATCH, 3, 224, 224)
+    side = assessor.processor.image_size
+    pixels = torch.randn(TOWER_BATCH, 3, side, side)
 
     def together() -> None:
         _, _, shared = tower(pixels)
@@ -103,13 +104,14 @@ def efficiency(assessor: Assessor) -> None:
     square @ square
     peak = 2 * MATMUL**3 / min(timed(torch.matmul, square, square)[0] for _ in range(5))
     config = assessor.model.config.vision
+    side = assessor.processor.image_size
     tokens, width, depth = (
-        1 + (224 // config["patch_size"]) ** 2,
+        1 + (side // config["patch_size"]) ** 2,
         config["hidden_size"],
         config["num_hidden_layers"],
     )
     each = depth * (24 * tokens * width**2 + 4 * tokens**2 * width)  # of a picture, multiply and add apart
-    pixels = torch.randn(TOWER_BATCH, 3, 224, 224)
+    pixels = torch.randn(TOWER_BATCH, 3, side, side)
     tower = assessor.model.vision
     seconds = min(timed(tower, pixels)[0] for _ in range(3))
     reached = TOWER_BATCH * each / seconds

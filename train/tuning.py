@@ -4,11 +4,10 @@
 
 The Q-Former, the projections and the sentence encoder stay as they are; what they say of each look is cached
 (train.features). Kept are the running averages of the weights. A checkpoint after every pass lets a stopped
-run go on. 40 minutes on 2 cores.
+run go on. 50 minutes on 2 cores, settling (train.settling) included.
 """
 
 import argparse
-import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from torch.func import functional_call
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from mint_iqa.heads import Shortcut
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import PIXEL_STATISTICS, VisionTower, pixel_statistics
@@ -29,7 +27,7 @@ from train import pictures
 from train.features import FOLDS, SETS, load_features
 from train.readout import FITTED, Fit, Readout, refresh, smoothed
 from train.settings import Stage1
-from train.stage1 import severity_loss
+from train.settling import Settling, settle
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,6 @@ class Tuning:
     head_learning_rate: float = 6e-4
     weight_decay: float = 0.05
     averaging: float = 0.99  # of the running average, per step
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Settling:
-    """How the heads for authenticity and faults are fitted to the tuned tower."""
-
-    epochs: int = 20
-    batch_size: int = 256
-    learning_rate: float = 5e-4
-    # Higher separates more malformed pictures from sound ones, and takes authenticity further from quality.
-    pair_weight: float = 0.3
-    # Taken off the logit of malformation: clean pictures that it has learned from look sound, others less so.
-    # Of those in fold 0 with a MOS of 3.5 or more, .09 are then called malformed, and .23 without it.
-    caution: float = 0.9
     seed: int = 0
 
 
@@ -140,50 +123,6 @@ class TunedReadout(Readout):
         for weight, average in zip(course.weights, course.average, strict=True):
             weight.data.copy_(average)
 
-    def settle(self, rows: Tensor, settings: Settling) -> None:
-        """Fit the authenticity and fault heads to the tower as it now is, with hidden units of their own.
-
-        Tuning sees few faulted pictures, and its shortcut ends up telling quality and little else, while the
-        tower's statistics still hold what is wrong. Here every faulted picture counts, a malformed one is
-        held against its own original, and no score but authenticity moves.
-        """
-        f, model = self.features, self.model
-        parts = tqdm(rows.split(64), desc="Settling", disable=None, mininterval=20)
-        with torch.no_grad():
-            statistics = torch.cat([self.picture(part)[0] for part in parts])
-            vectors = model.shortcut(f["first_queries"][rows].unsqueeze(1), statistics)
-        torch.manual_seed(settings.seed)
-        own = OwnUnits(model)
-        heads = nn.ModuleList([model.heads["authenticity"], model.fault_head]).requires_grad_(True)
-        learning = [*own.layers.parameters(), *heads.parameters()]
-        optimizer = torch.optim.AdamW(learning, lr=settings.learning_rate, weight_decay=0.1)
-        steps = settings.epochs * -(-len(rows) // settings.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
-        original = originals(f["source"][rows], f["human"][rows])
-        wanted, faults = f["targets"][rows, 1], f["faults"][rows]
-
-        def seen(part: Tensor) -> Tensor:
-            return vectors[part] + own(statistics[part]).unsqueeze(1)
-
-        for _ in range(settings.epochs):
-            for part in torch.randperm(len(rows)).split(settings.batch_size):
-                looked = seen(part)
-                authenticity, first = heads[0](looked), heads[0](seen(original[part]))
-                drop = wanted[original[part]] - wanted[part]
-                loss = (authenticity - wanted[part]).abs().mean()
-                loss = loss + settings.pair_weight * (drop - (first - authenticity)).clamp(min=0).mean()
-                loss = loss + severity_loss(heads[1](looked), faults[part])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-        own.join()
-        with torch.no_grad():
-            model.fault_head.layers[-1].bias[list(model.config.faults).index("malformation")] -= (
-                settings.caution
-            )
-        model.requires_grad_(False)
-
     def _batches(self, rows: Tensor, settings: Tuning) -> list[Tensor]:
         """One pass: the clean human-rated looks and a fresh draw of the others, shuffled; whole batches."""
         human = self.features["human"][rows]
@@ -193,47 +132,6 @@ class TunedReadout(Readout):
         order = torch.cat([clean, drawn])
         order = order[torch.randperm(len(order), generator=self.generator)]
         return list(order[: len(order) // size * size].split(size))
-
-
-class OwnUnits(nn.Module):
-    """Hidden units to join a model's shortcut, of which only authenticity and the fault head take notice.
-
-    What they add to quality vectors is orthogonal to the directions in which the other scores, which are
-    linear, read those.
-    """
-
-    def __init__(self, model: MintIQAModel) -> None:
-        super().__init__()
-        self.model = model
-        self.layers = copy.deepcopy(model.shortcut.layers).requires_grad_(True)
-        others = [head for name, head in model.heads.items() if name != "authenticity"]
-        with torch.no_grad():
-            read = [head.layers[1].weight[head.index] @ head.layers[0].weight for head in others]
-            basis = torch.linalg.qr(torch.stack(read, dim=1)).Q  # [Dq, others]
-            self.unread = torch.eye(len(basis)) - basis @ basis.T
-
-    def forward(self, statistics: Tensor) -> Tensor:
-        """statistics float[B, S] -> what is added to each quality vector, float[B, Dq]."""
-        shortcut = self.model.shortcut
-        return self.layers((statistics - shortcut.center) / shortcut.scale) @ self.unread
-
-    @torch.no_grad()
-    def join(self) -> None:
-        first, _, last = self.layers
-        last.weight.copy_(self.unread @ last.weight)
-        last.bias.copy_(last.bias @ self.unread)
-        before = self.model.shortcut
-        old_first, _, old_last = before.layers
-        hidden = old_first.out_features + first.out_features
-        wider = Shortcut(len(before.center), len(self.unread), hidden)
-        new_first, _, new_last = wider.layers
-        new_first.weight.copy_(torch.cat([old_first.weight, first.weight]))
-        new_first.bias.copy_(torch.cat([old_first.bias, first.bias]))
-        new_last.weight.copy_(torch.cat([old_last.weight, last.weight], dim=1))
-        new_last.bias.copy_(old_last.bias + last.bias)
-        for name in ("center", "scale", "query_gain"):
-            getattr(wider, name).copy_(getattr(before, name))
-        self.model.shortcut, self.model.config.shortcut_hidden = wider, hidden
 
 
 class Course:
@@ -290,12 +188,6 @@ class Course:
         self.schedule.load_state_dict(saved["schedule"])
         self.readout.generator.set_state(saved["crops"])
         torch.set_rng_state(saved["dropout"])
-
-
-def originals(source: Tensor, human: Tensor) -> Tensor:
-    """For each look the number of the look at its unspoilt original; a look without one is its own."""
-    clean = {int(s): i for i, (s, h) in enumerate(zip(source, human, strict=True)) if h}
-    return torch.tensor([clean.get(int(s), i) for i, s in enumerate(source)])
 
 
 def tuned_parameters(model: MintIQAModel, settings: Tuning) -> list[dict[str, Any]]:
@@ -362,7 +254,7 @@ def main() -> None:
     human = pictures.agiqa3k(pictures.data_root())
     checkpoint = options.output / "tuning.pt"
     readout = run(options.run, features, rows, human, Tuning(), checkpoint)
-    readout.settle(rows, Settling())
+    settle(readout, rows, Settling())
     save(readout.model, options.output, options.run, options.test_fold)
     checkpoint.unlink()
 

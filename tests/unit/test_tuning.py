@@ -18,8 +18,9 @@ from train.cross_validate import Job, rows_of
 from train.features import load_features
 from train.readout import FITTED, Readout, smoothed
 from train.settings import Stage1
+from train.settling import Settling, originals, settle
 from train.stage1 import load_model
-from train.tuning import Course, Settling, TunedReadout, Tuning, image_vectors, originals
+from train.tuning import Course, TunedReadout, Tuning, image_vectors
 
 SHORT = Tuning(epochs=2, batch_size=4, tower_learning_rate=1e-2, head_learning_rate=1e-2)
 
@@ -148,7 +149,7 @@ def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human
             return readout.judge(readout.picture(everything), everything, "first")
 
     before = judged()
-    readout.settle(rows, Settling(epochs=2))
+    settle(readout, rows, Settling(epochs=2))
     after = judged()
     torch.testing.assert_close(after.scores[:, [0, 2]], before.scores[:, [0, 2]], atol=1e-5, rtol=0)
     assert (after.scores[:, 1] - before.scores[:, 1]).abs().mean() > 1e-3
@@ -173,7 +174,7 @@ def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
         return statistics, found["image"][rows]
 
     readout.picture = telling
-    readout.settle(rows, Settling(epochs=200, batch_size=64, learning_rate=1e-2))
+    settle(readout, rows, Settling(epochs=200, batch_size=64, learning_rate=1e-2))
     first = originals(found["source"], found["human"])
     malformed = ((found["faults"][:, -1] > 0.5) & (found["source"] >= 0)).nonzero().squeeze(1)
     with torch.no_grad():
