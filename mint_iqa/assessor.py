@@ -74,8 +74,6 @@ class Assessor:
 
     def __init__(self, model: MintIQAModel, processor: MintIQAProcessor, info: ModelInfo) -> None:
         self.model, self.processor, self.model_info = model.eval(), processor, info
-        # A sixth faster than the eager attention of `build_backbone`, which trains faster.
-        model.vision.backbone.set_attn_implementation("sdpa")
         # A new head's bias is zero, and the first step of training changes that.
         self._untrained = not any(p.any() for n, p in model.heads.named_parameters() if n.endswith("bias"))
         self._taught = bool(model.config.language.get("taught", True))
@@ -102,6 +100,8 @@ class Assessor:
         language_settings = placement(quantization, device_map, place, kind)
         folder = find_checkpoint(model)
         loaded = MintIQAModel.from_pretrained(folder, dtype=kind)
+        # A sixth faster than the eager attention of `build_backbone`, which trains faster.
+        loaded.vision.backbone.set_attn_implementation("sdpa")
         loaded.to(place)
         loaded.language_settings = language_settings
         processor = MintIQAProcessor.from_config(loaded.config, folder)

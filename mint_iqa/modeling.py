@@ -113,9 +113,8 @@ class MintIQAModel(PreTrainedModel):
         self.qformer2 = QFormer(config, embeds_width)
         width = self.qformer1.encoder.config.hidden_size
         statistics = PIXEL_STATISTICS + 3 * len(self.vision.taps) * self.vision.backbone.config.hidden_size
-        self.shortcut = (
-            Shortcut(statistics, width, config.shortcut_hidden or width) if config.shortcut else None
-        )
+        hidden = width if config.shortcut_hidden is None else config.shortcut_hidden
+        self.shortcut = Shortcut(statistics, width, hidden) if config.shortcut else None
         self.heads = nn.ModuleDict({name: ScoreHead(width, **config.heads) for name in config.dimensions})
         self.fault_head = FaultHead(width, len(config.faults)) if config.faults else None
         self.alignment = Alignment(config.alignment, embeds_width) if config.alignment else None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, Field, FiniteFloat, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveFloat, ValidationError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -44,7 +44,8 @@ class MintIQAProcessor:
         settings = _checked(config)
         self.image_size = settings.image_size
         self.max_aspect = settings.max_aspect
-        self.fit = Fit(settings.fitted_size or self.image_size, self.max_aspect)
+        self.fitted_size = self.image_size if settings.fitted_size is None else settings.fitted_size
+        self.fit = Fit(self.fitted_size, self.max_aspect)
         self.max_prompt_tokens = settings.max_prompt_tokens
         self._mean = torch.tensor(settings.image_mean).view(3, 1, 1)
         self._std = torch.tensor(settings.image_std).view(3, 1, 1)
@@ -76,7 +77,7 @@ class MintIQAProcessor:
 
     def pixels(self, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
         """RGB images -> uint8[B, image_size, image_size, 3]."""
-        edge = (self.fit.side - self.image_size) // 2
+        edge = (self.fitted_size - self.image_size) // 2
         inner = slice(edge, edge + self.image_size)
         return np.stack([np.asarray(self.fit(image))[inner, inner] for image in images])
 
@@ -103,6 +104,8 @@ class MintIQAProcessor:
 
 class _Settings(BaseModel):
     """`MintIQAConfig.processor` with what is missing filled in; a tower takes no larger pictures."""
+
+    model_config = ConfigDict(extra="forbid")
 
     image_size: Annotated[int, Field(ge=8, le=1024)]
     # A model that learned from random crops sees at their scale; None: pictures become `image_size` whole.

@@ -1,10 +1,11 @@
-"""What each part of the recipe brings: one fold kept out, one budget for every row of a group.
+"""What each part of the recipe brings: one fold kept out, as many passes for every row of a group.
 
-    python -m train.ablation runs/aligned nano        # a table; an hour on one core
+    python -m train.ablation runs/aligned nano        # a table; some two hours on 2 cores
 
-Heads: fresh heads on features of the frozen tower, as train.readout fits them. Tower: a short tuning, where
-only what trains differs. Answers: the shipped model, with one of its inputs taken away. A row is written as
-soon as it is known, and not measured again.
+Heads: fresh heads on features of the frozen tower, as train.readout fits them; rows without some pictures
+have fewer steps, and sizes are compared by what the tower says of whole pictures, without Q-Former 1.
+Tower: a short tuning, where only what trains differs. Answers: the shipped model, with one of its inputs
+taken away. A row is written as soon as it is known, and not measured again.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, sh
 from train.features import load_features
 from train.judging import right, words_agree
 from train.readout import Readout, figures
+from train.resume import write_whole
 from train.settings import Stage1
 from train.sources import split
 from train.tuning import TunedReadout, Tuning, image_vectors
@@ -53,7 +55,7 @@ class Ablation:
     def row(self, name: str, measure: Callable[[], dict[str, str]]) -> None:
         if name not in self.table:
             self.table[name] = measure()
-            self.path.write_text(json.dumps(self.table, indent=1))
+            write_whole(self.path, json.dumps(self.table, indent=1))
         print(name, self.table[name], flush=True)
 
     def model(self) -> MintIQAModel:
@@ -70,11 +72,11 @@ class Ablation:
             "heads: without faulted pictures and photographs", lambda: self._fitted(clean_only(features))
         )
         self.row(
-            "heads: without caption pre-training", lambda: self._fitted(self._without_captions(features))
+            "heads: without the caption projection", lambda: self._fitted(self._without_captions(features))
         )
         self.row("heads: without Q-Former 1's queries", lambda: self._fitted(emptied(features, "_queries")))
         self.row("heads: without pixel statistics", lambda: self._fitted(constant(features, pixels)))
-        self.row("heads: without the tower's lower taps", lambda: self._fitted(constant(features, lower)))
+        self.row("heads: without statistics of lower taps", lambda: self._fitted(constant(features, lower)))
         for size in SIZES:
             self.row(f"heads, clean pictures alone: {size} px", lambda s=size: self._at(features, s))
 
@@ -110,13 +112,15 @@ class Ablation:
         features = clean_only(features)
         model = self.model()
         statistics, image = zip(*self._encoded(model, features["source"].tolist(), size), strict=True)
-        return self._fitted(features | {"statistics": torch.cat(statistics), "image": torch.cat(image)})
+        seen = {"statistics": torch.cat(statistics), "image": torch.cat(image)}
+        return self._fitted(emptied(features, "_queries") | seen)  # the queries are those at the run's size
 
     @torch.inference_mode()
     def _encoded(self, model: MintIQAModel, sources: list[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Statistics and sentence vectors of the pictures' files at `size` px, a batch at a time."""
         processor = MintIQAProcessor.from_config(model.config)
-        processor.image_size, processor.fit = size, Fit(size, processor.max_aspect)
+        processor.image_size = processor.fitted_size = size
+        processor.fit = Fit(size, processor.max_aspect)
         for start in tqdm(range(0, len(sources), 16), desc=f"{size} px", disable=None):
             paths = [self.human[i]["path"] for i in sources[start : start + 16]]
             pixels = processor.pixel_values([read_image(path).rgb for path in paths])
@@ -142,6 +146,7 @@ class Ablation:
         features = load_features(self.run)
         rows = (features["fold"] != FOLD).nonzero().squeeze(1)
         model = self.model()
+        torch.manual_seed(settings.seed)
         if settings.trains == ("lora_",):
             adapter = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
             inject_adapter_in_model(adapter, model.vision.backbone)

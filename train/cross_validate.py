@@ -7,7 +7,7 @@
 Every fit is a job of its own whose figures are kept: started again, only the missing ones run, and a stopped
 one goes on from its last pass. Five folds by prompt; then each generator unseen, on the prompts of fold 0,
 unseen too. Each job fits three models: a support vector machine on the frozen tower's statistics, which knows
-no prompt; the model's heads on the same; and tower and heads tuned (train.tuning). 3 hours on 2 cores.
+no prompt; the model's heads on the same; and tower and heads tuned (train.tuning). 6 hours on 2 cores.
 Settling, which changes no order of quality and correspondence, is left out.
 """
 
@@ -31,6 +31,7 @@ from train import pictures
 from train.evaluate import t_interval
 from train.features import FOLDS, load_features
 from train.readout import Readout, figures
+from train.resume import write_whole
 from train.tuning import Tuning, run
 
 LEFT_OUT_FOLD = 0
@@ -86,7 +87,7 @@ def work(folder: Path, part: int, parts: int) -> None:
         found["tuned"] = figures(run(folder, features, train, human, Tuning(), checkpoint), test)
         for name, values in found.items():
             print(job.name, name, {k: round(v, 3) for k, v in values.items()}, flush=True)
-        path.write_text(json.dumps(found, indent=1))
+        write_whole(path, json.dumps(found, indent=1))
         checkpoint.unlink()
 
 

@@ -6,7 +6,7 @@
 One row a look: a picture with its own prompt, and with a second one (none, one word exchanged, or another
 picture's). Second prompts of AGIQA-3K pictures come from the picture's own fold of five, so that no test
 prompt is ever seen in training, whichever fold is kept out. train.tuning takes from here what Q-Former 1 says
-of each look, and where its pixels are. 20 minutes on 2 cores.
+of each look, and where its pixels are. 40 minutes on 2 cores.
 """
 
 import argparse
@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from mint_iqa.assessor import revision_of
+from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import prompt_folds
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
@@ -113,8 +116,22 @@ def targets(looks: list[Look]) -> dict[str, Tensor]:
 
 
 def load_features(run: Path) -> dict[str, Tensor]:
-    """Every shard's looks, one after the other; real numbers as float32."""
-    shards = [load_file(path) for path in sorted(run.glob("features-*.safetensors"))]
+    """Every shard's looks, one after the other; real numbers as float32.
+
+    MintIQAError where there are none, or another model made them than the run's.
+    """
+    paths, shards, revision = sorted(run.glob("features-*.safetensors")), [], revision_of(run / "model")
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("model") == revision:
+                shards.append(load_file(path))
+    whole = {f"features-{part}of{len(paths)}" for part in range(len(paths))}
+    if not shards or len(shards) < len(paths) or {path.stem for path in paths} != whole:
+        raise MintIQAError(
+            "features_missing",
+            f"{run} lacks features of its model, or has other ones: delete {run}/features-* and run "
+            f"python -m train.features {run}.",
+        )
     found = {key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}
     return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
@@ -131,7 +148,8 @@ def main() -> None:
     looks = draw_looks(sources)[part::parts]
     examples = [e for e, _, _ in looks]
     found = encode(model, processor, sources, examples) | targets(looks)
-    save_file(found, options.run / f"features-{part}of{parts}.safetensors")
+    path = options.run / f"features-{part}of{parts}.safetensors"
+    save_file(found, path, metadata={"model": revision_of(options.run / "model")})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The heads on cached features: the shortcut, the score heads, the fault head and the prompt's gain.
 
 Frozen features keep what the tower knows of pictures that AGIQA-3K does not have, and the heads fit in a
-minute; train.tuning goes on from there.
+minute. train.tuning fits them with the tower instead, and is what ships.
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from train.stage1 import severity_loss
 
 @dataclass(frozen=True)
 class Settling:
-    """How the heads for authenticity and faults are fitted to the tuned tower."""
+    """How the heads for authenticity and faults are fitted to the tuned tower; chosen on fold 0."""
 
     epochs: int = 20
     batch_size: int = 256
@@ -33,7 +33,10 @@ class Settling:
 
 
 def settle(readout: Readout, rows: Tensor, settings: Settling) -> None:
-    """Fit both heads on the looks `rows`: all faulted ones, a malformed one held against its own original."""
+    """Fit both heads on the looks `rows`, faulted ones and all.
+
+    A malformed picture of AGIQA-3K is held against its own original.
+    """
     f, model = readout.features, readout.model
     parts = tqdm(rows.split(64), desc="Settling", disable=None, mininterval=20)
     with torch.no_grad():
@@ -64,7 +67,7 @@ def settle(readout: Readout, rows: Tensor, settings: Settling) -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-    own.join()
+    own.join(model)
     malformation = list(model.config.faults).index("malformation")
     with torch.no_grad():
         model.fault_head.layers[-1].bias[malformation] -= settings.caution
@@ -80,7 +83,7 @@ class OwnUnits(nn.Module):
 
     def __init__(self, model: MintIQAModel) -> None:
         super().__init__()
-        self.model = model
+        self.center, self.scale = model.shortcut.center, model.shortcut.scale
         self.layers = copy.deepcopy(model.shortcut.layers).requires_grad_(True)
         others = [head for name, head in model.heads.items() if name != "authenticity"]
         with torch.no_grad():
@@ -90,15 +93,15 @@ class OwnUnits(nn.Module):
 
     def forward(self, statistics: Tensor) -> Tensor:
         """statistics float[B, S] -> what is added to each quality vector, float[B, Dq]."""
-        shortcut = self.model.shortcut
-        return self.layers((statistics - shortcut.center) / shortcut.scale) @ self.unread
+        return self.layers((statistics - self.center) / self.scale) @ self.unread
 
     @torch.no_grad()
-    def join(self) -> None:
+    def join(self, model: MintIQAModel) -> None:
+        """Make them hidden units of the model's shortcut."""
         first, _, last = self.layers
         last.weight.copy_(self.unread @ last.weight)
         last.bias.copy_(last.bias @ self.unread)
-        before = self.model.shortcut
+        before = model.shortcut
         old_first, _, old_last = before.layers
         hidden = old_first.out_features + first.out_features
         wider = Shortcut(len(before.center), len(self.unread), hidden)
@@ -109,7 +112,7 @@ class OwnUnits(nn.Module):
         new_last.bias.copy_(old_last.bias + last.bias)
         for name in ("center", "scale", "query_gain"):
             getattr(wider, name).copy_(getattr(before, name))
-        self.model.shortcut, self.model.config.shortcut_hidden = wider, hidden
+        model.shortcut, model.config.shortcut_hidden = wider, hidden
 
 
 def originals(source: Tensor, human: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise, written_whole
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.reading import read_bytes
+from train import pictures
 from train.plan import Looks, draw
 from train.rated import Ratings, write_rated
 from train.resume import begin, checkpoints, rank, write_whole, writing
@@ -246,6 +247,7 @@ def train(recipe: Stage1, resume: bool = False, deepspeed: Path | None = None) -
         shutil.rmtree(folder, ignore_errors=True)
         with writing(folder), written_whole(folder) as temporary:
             finished.model.config.language["taught"] = False
+            finished.model.config.processor["fitted_size"] = pictures.stored_side(processor.image_size)
             save_model(finished.model, processor, temporary)
     return folder
 

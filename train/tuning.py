@@ -2,12 +2,14 @@
 
     python -m train.tuning runs/aligned --test-fold 0 --output runs/stage1
 
-The Q-Former, the projections and the sentence encoder stay as they are; what they say of each look is cached
-(train.features). Kept are the running averages of the weights. A checkpoint after every pass lets a stopped
-run go on. 50 minutes on 2 cores, settling (train.settling) included.
+The Q-Former, the projections and the sentence encoder stay as they are; what they said of each look before is
+cached (train.features). With the tuned tower they say something else, which matters little: on fold 0 quality
+SRCC is .8262 by the code that serves, and .8259 here. Kept are running averages of the weights. A checkpoint
+after every pass lets a stopped run go on. 50 minutes on 2 cores, settling (train.settling) included.
 """
 
 import argparse
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,12 +22,14 @@ from torch.func import functional_call
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import PIXEL_STATISTICS, VisionTower, pixel_statistics
 from train import pictures
 from train.features import FOLDS, SETS, load_features
 from train.readout import FITTED, Fit, Readout, refresh, smoothed
+from train.resume import writing
 from train.settings import Stage1
 from train.settling import Settling, settle
 
@@ -151,6 +155,16 @@ class Course:
             self.optimizer, rates, total_steps=steps + 1, pct_start=0.15
         )
         self.epoch = self.steps = 0
+        self.begun = self._begun(rows)
+
+    def _begun(self, rows: Tensor) -> str:
+        """A digest of all that two runs have in common where one may go on with the other's checkpoint."""
+        f = self.readout.features
+        seen = [rows, *(f[k][rows] for k in ("set", "row")), self.readout.targets[rows], *self.weights]
+        digest = hashlib.sha256(repr(self.settings).encode())
+        for tensor in seen:
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -166,21 +180,27 @@ class Course:
         """All that the rest of the run depends on; the file is whole or the one before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        torch.save({
-            "settings": repr(self.settings), "epoch": epoch, "steps": self.steps,
+        kept = {
+            "begun": self.begun, "epoch": epoch, "steps": self.steps,
             "weights": [p.detach() for p in self.weights], "average": self.average,
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
             "crops": self.readout.generator.get_state(), "dropout": torch.get_rng_state(),
-        }, part)  # fmt: skip
-        part.replace(path)
+        }  # fmt: skip
+        with writing(path.parent):
+            torch.save(kept, part)
+            part.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Go on from `path` if there is one of the same settings."""
+        """Go on from `path` if it is there; MintIQAError where another run left it."""
         if not path.exists():
             return
         saved = torch.load(path, weights_only=True)
-        if saved["settings"] != repr(self.settings):
-            return
+        if saved["begun"] != self.begun:
+            raise MintIQAError(
+                "other_recipe",
+                f"{path} is of a run with other settings, pictures or weights to start from: delete it, "
+                "or name another output.",
+            )
         self.epoch, self.steps, self.average = saved["epoch"], saved["steps"], saved["average"]
         for weight, value in zip(self.weights, saved["weights"], strict=True):
             weight.data.copy_(value)

@@ -107,12 +107,22 @@ def change_weights(path, change):
         ("processor", {}, "image_size"),
         ("processor.image_std", [0, 0, 0], "image_std.0"),
         ("processor.image_size", 10**6, "image_size"),
+        ("processor.fitted_size", 10**6, "fitted_size"),
+        ("processor.fitted_size", 8, "fitted_size is below image_size"),
+        ("processor.fited_size", 40, "fited_size"),
         ("processor.max_aspect", 0, "max_aspect"),
         ("processor.max_prompt_tokens", 100, "max_prompt_tokens exceeds 32"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused_and_the_setting_named(folder, name, value, said):
     change_config(folder, name, value)
+    assert said in refusal(load, folder)
+
+
+@pytest.mark.parametrize(("hidden", "said"), [(-1, "No model can be built"), (10**6, "describes")])
+def test_a_shortcut_that_cannot_be_is_refused(folder, hidden, said):
+    change_config(folder, "shortcut", True)
+    change_config(folder, "shortcut_hidden", hidden)
     assert said in refusal(load, folder)
 
 

@@ -1,7 +1,9 @@
-"""Heads and upper blocks learn from cached features: what the whole model sees, and nothing of the test."""
+"""Tower and heads learn from pixels: what the whole model sees, and nothing of the test."""
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.vision import PIXEL_STATISTICS
 from tests.unit.training_fixtures import GENERATORS, SIZE, World, living_in
@@ -132,10 +135,49 @@ def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
     rows = without(found, 1)
     other = {k: v.clone() for k, v in found.items()}
     tested = found["fold"] == 1
-    for key in ("targets", "faults", "second_correspondence", "statistics", "first_prompt"):
-        other[key][tested] = torch.rand_like(other[key][tested])
-    states = [run(folder, f, rows, human).model.state_dict() for f in (found, other)]
+    for values in other.values():
+        if values.is_floating_point():
+            values[tested] = torch.rand_like(values[tested])
+    other["row"][tested] = 0  # pixels of another picture
+    other["set"][tested] = 0
+    states = []
+    for features_ in (found, other):
+        readout = run(folder, features_, rows, human)
+        settle(readout, rows, Settling(epochs=2))
+        states.append(readout.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
+
+
+@pytest.mark.parametrize("other", ["rows", "start", "settings"])
+def test_a_stopped_run_is_not_gone_on_with_by_another(folder, human, tmp_path, monkeypatch, other):
+    found, checkpoint = load_features(folder), tmp_path / "tuning.pt"
+    tuning.run(folder, found, without(found, 0), human, SHORT, checkpoint)
+    rows, settings = without(found, 1 if other == "rows" else 0), SHORT
+    if other == "settings":
+        settings = replace(SHORT, averaging=0.9)
+    if other == "start":
+        model = model_of(folder)
+        model.vision.backbone.embeddings.patch_embeddings.projection.bias.data += 1e-3
+        monkeypatch.setattr(MintIQAModel, "from_pretrained", lambda *_, **__: model)
+    with pytest.raises(MintIQAError, match=r"tuning\.pt is of a run with other settings") as caught:
+        tuning.run(folder, found, rows, human, settings, checkpoint)
+    assert caught.value.code == "other_recipe"
+
+
+@pytest.mark.parametrize("left", ["nothing", "one shard", "another model's"])
+def test_features_that_are_not_those_of_the_runs_model_are_refused(folder, tmp_path, left):
+    run = shutil.copytree(folder, tmp_path / "run")
+    first, *others = sorted(run.glob("features-*"))
+    if left == "another model's":
+        model = model_of(folder)
+        model.shortcut.query_gain.data += 1
+        model.save_pretrained(run / "model")
+    else:
+        for path in others if left == "one shard" else (first, *others):
+            path.unlink()
+    with pytest.raises(MintIQAError, match=r"lacks features of its model") as caught:
+        load_features(run)
+    assert caught.value.code == "features_missing"
 
 
 def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human, tmp_path):
