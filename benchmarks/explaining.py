@@ -38,7 +38,7 @@ def published(assessor: Assessor, paths: list[Path]) -> list[list[str]]:
             rated = assessor.rate([(assessor.read(opened), PROMPT)])[0]
             assessor.read(opened)  # the second tower
             prefix = assessor.prefix(rated, question, ())
-            texts[-1] += assessor.language_model().answers([prefix], [assessor.banned_tokens(rated)])
+            texts[-1] += assessor.language_model().answers([prefix], [assessor.banned_sequences(rated)])
     return texts
 
 

@@ -39,6 +39,7 @@ from mint_iqa.vocabulary import (
     QUESTIONS,
     Dimension,
     FaultName,
+    fit_of,
     grade_of,
     level_of,
 )
@@ -193,8 +194,8 @@ class _Writer:
         if score is None:
             return " ".join([self._fill("unrated", name), *self._seen()])
         if name == "correspondence":
-            level = "low" if score < LEVEL_CUTS[1] else "part" if score < LOW_BELOW else "high"
-            return self._fill("not_low" if asked_why and level == "high" else f"prompt_{level}", name)
+            fit = fit_of(score)
+            return self._fill("not_low" if asked_why and fit == "shown" else f"prompt_{fit}", name)
         if asked_why and score >= LOW_BELOW and not self.named:
             return self._fill("not_low", name)
         found = "fault" if self.named else "clean"
@@ -253,7 +254,7 @@ class _Writer:
         picture_low = self._is_low("quality") or self._is_low("authenticity")
         sentences = self._seen() or ([self._one_of(UNEXPLAINED)] if picture_low else [])
         if self._is_low("correspondence"):
-            missed = MISSED if self.rated["correspondence"] < LEVEL_CUTS[1] else HALF_MISSED
+            missed = MISSED if fit_of(self.rated["correspondence"]) == "missed" else HALF_MISSED
             reason = [self._one_of(missed)]
             # The reason for the low score comes first, and what merely is there second.
             sentences = sentences + reason if picture_low else reason + sentences

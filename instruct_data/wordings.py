@@ -131,7 +131,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "The {name} is not low at all; in fact the {name} is {level}.",
         "There is no low score to explain here, because the {name} is {level}.",
     ),
-    "prompt_low": (
+    "prompt_missed": (
         "The correspondence is {level}: the picture does not show what the prompt asks for.",
         "The picture does not show what the prompt asks for, so the correspondence is {level}.",
         "The correspondence is {level} because what the prompt asks for is not what the picture shows.",
@@ -143,7 +143,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
         "In part: the correspondence is {level}, since some of what the prompt asks for is missing.",
         "It follows the prompt in part only, which is why the correspondence is {level}.",
     ),
-    "prompt_high": (
+    "prompt_shown": (
         "The correspondence is {level}: the picture shows what the prompt asks for.",
         "The picture shows what the prompt asks for, so the correspondence is {level}.",
         "It follows the prompt well, and that is why the correspondence is {level}.",

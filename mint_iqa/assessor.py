@@ -31,7 +31,17 @@ from mint_iqa.records import (
     ModelInfo,
     Scores,
 )
-from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, GRADES, NAMED_FROM, QUESTIONS, FaultName, grade_of
+from mint_iqa.vocabulary import (
+    DIMENSIONS,
+    FAULT_WORDS,
+    FIT_WORDS,
+    GRADES,
+    NAMED_FROM,
+    QUESTIONS,
+    FaultName,
+    fit_of,
+    grade_of,
+)
 
 PRESETS = Path(__file__).parent / "weights"
 MAX_QUESTION_CHARACTERS = 500
@@ -269,7 +279,7 @@ class Assessor:
             for question in questions.values()
         ]
         prefixes = [self.prefix(one, question, ()) for one, question in pairs]
-        banned = {id(one): self.banned_tokens(one) for one in rated}
+        banned = {id(one): self.banned_sequences(one) for one in rated}
         texts = iter(self.language_model().answers(prefixes, [banned[id(one)] for one, _ in pairs]))
         return [
             Explanation.model_validate({"correspondence": None, **{k: next(texts) for k in questions}})
@@ -280,7 +290,7 @@ class Assessor:
         self, rated: Rated, question: str, history: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Iterator[str]:
         prefix = self.prefix(rated, question, history)
-        yield from self.language_model().stream(prefix, self.banned_tokens(rated), max_new_tokens)
+        yield from self.language_model().stream(prefix, self.banned_sequences(rated), max_new_tokens)
 
     @torch.inference_mode()
     def soft_prompt(self, rated: Rated, question: str) -> Tensor:
@@ -307,16 +317,26 @@ class Assessor:
         # Dumped: rounded as the record writes them, so that words and numbers agree at a cut as well.
         return language.prefix(soft, language.tokens(rated.scores.model_dump(), question, history))
 
-    def banned_tokens(self, rated: Rated) -> list[int]:
-        """First tokens of the words for faults that were not detected, and for strengths that none of the
-        detected has: a named fault is a detected fault, as strong as it is said to be."""
+    def banned_sequences(self, rated: Rated) -> list[tuple[int, ...]]:
+        """Token sequences that an answer about this picture must not hold, because they claim too much.
+
+        First tokens of the words for faults that were not detected, and for strengths that none of the
+        detected has: a named fault is a detected fault, as strong as it is said to be. And what is said of
+        the prompt at other scores than this one.
+        """
+        if not self.model.config.faults:
+            return []  # taught in other words than ours
         detected = {fault.name for fault in rated.faults}
         language = self.language_model()
         allowed = language.first_tokens([w for n in detected for w in FAULT_WORDS[n]])
         known: list[FaultName] = self.model.config.faults
         other = [w.split()[0] for n in known if n not in detected for w in FAULT_WORDS[n]]
-        grades = GRADES.keys() - {grade_of(fault.severity) for fault in rated.faults} if known else ()
-        return sorted(language.first_tokens([*other, *grades]) - allowed)
+        grades = GRADES.keys() - {grade_of(fault.severity) for fault in rated.faults}
+        faults = {(token,) for token in language.first_tokens([*other, *grades]) - allowed}
+        score = rated.scores.model_dump()["correspondence"]
+        fit = None if score is None else fit_of(score)
+        claims = [words for name in FIT_WORDS if name != fit for words in FIT_WORDS[name]]
+        return sorted(faults | language.sequences(claims))
 
     def language_model(self) -> LanguageModel:
         with self._lock:

@@ -19,6 +19,7 @@ from mint_iqa.int8 import in_int8
 from mint_iqa.loading import check_own, keep_gradients, load_llm, named_llm, with_adapter
 
 MAX_NEW_TOKENS = 72
+Banned = Sequence[Sequence[int]]  # token sequences that an answer must not hold
 # Answers that have ended are dropped from a batch, which copies the cache, when only this share goes on.
 KEPT_BUSY = 0.75
 
@@ -151,17 +152,18 @@ class LanguageModel(nn.Module):
     def decode(
         self,
         prefixes: Sequence[Tensor],
-        banned: Sequence[Sequence[int]] = (),
+        banned: Sequence[Banned] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
         ignore_eos: bool = False,
     ) -> Iterator[list[int | None]]:
         """Greedy decoding of several prefixes at once: per step, one token for each (None once it has ended).
 
-        banned: for each prefix the tokens that are never chosen; () for none.
+        banned: for each prefix the token sequences that are never completed; () for none.
         """
         stop_ids = set() if ignore_eos else self.stop_ids
         embeds, mask = pad_left(prefixes)
         rows = list(range(len(prefixes)))  # the prefixes that a step is made for
+        written: list[list[int]] = [[] for _ in prefixes]
         ended: set[int] = set()
         cache = None
         for _ in range(max_new_tokens):
@@ -177,7 +179,7 @@ class LanguageModel(nn.Module):
             )
             logits, cache = output.logits[:, -1], output.past_key_values
             for place, row in enumerate(rows if banned else ()):
-                logits[place, list(banned[row])] = -torch.inf
+                logits[place, completing(written[row], banned[row])] = -torch.inf
             chosen = logits.argmax(dim=-1).tolist()
             going = [p for p, t in enumerate(chosen) if rows[p] not in ended and t not in stop_ids]
             ended |= set(rows) - {rows[place] for place in going}
@@ -186,6 +188,7 @@ class LanguageModel(nn.Module):
             step: list[int | None] = [None] * len(prefixes)
             for place in going:
                 step[rows[place]] = chosen[place]
+                written[rows[place]].append(chosen[place])
             yield step
             if len(going) <= KEPT_BUSY * len(rows):
                 cache.batch_select_indices(torch.tensor(going, device=mask.device))
@@ -202,7 +205,7 @@ class LanguageModel(nn.Module):
         self.steps = in_int8(self.model)
 
     def stream(
-        self, prefix: Tensor, banned: Sequence[int] = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, prefix: Tensor, banned: Banned = (), max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Iterator[str]:
         """The answer in pieces of text; their join is the whole answer."""
         ids: list[int] = []
@@ -217,7 +220,7 @@ class LanguageModel(nn.Module):
         if rest := self.text(ids)[len(shown) :]:
             yield rest
 
-    def answers(self, prefixes: Sequence[Tensor], banned: Sequence[Sequence[int]] = ()) -> list[str]:
+    def answers(self, prefixes: Sequence[Tensor], banned: Sequence[Banned] = ()) -> list[str]:
         """Whole answers to several prefixes, decoded together. banned: as for `decode`."""
         ids: list[list[int]] = [[] for _ in prefixes]
         for step in self.decode(prefixes, banned):
@@ -243,6 +246,12 @@ class LanguageModel(nn.Module):
         """The first token of each word as it stands inside a sentence."""
         return {self.word_ids(word)[0] for word in words}
 
+    def sequences(self, phrases: Sequence[str]) -> set[tuple[int, ...]]:
+        """The tokens of each phrase, inside an answer and, without a blank in front, at its start."""
+        starts = (phrase for phrase in phrases if not phrase.startswith(" "))
+        starting = (self.tokenizer(phrase, add_special_tokens=False)["input_ids"] for phrase in starts)
+        return {tuple(ids) for ids in (*starting, *(self.word_ids(phrase.lstrip()) for phrase in phrases))}
+
 
 def _stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase | None, end_of_turn: int | None) -> set[int]:
     """What ends an answer: the LLM's own settings count too, where Llama 3 and Gemma name several tokens."""
@@ -252,6 +261,11 @@ def _stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase | None, end_of_turn
     known = [*(ends if isinstance(ends, list) else [ends]), end_of_turn]
     known += [tokenizer.eos_token_id] if tokenizer is not None else []
     return {end for end in known if end is not None}
+
+
+def completing(written: Sequence[int], sequences: Banned) -> list[int]:
+    """The tokens that would complete one of `sequences` at the end of `written`."""
+    return [last for *before, last in sequences if before == written[len(written) - len(before) :]]
 
 
 def lora_targets(model: nn.Module) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Literal
 Dimension = Literal["quality", "authenticity", "correspondence"]
 Level = Literal["bad", "poor", "fair", "good", "excellent"]
 FaultName = Literal["blur", "noise", "compression", "darkness", "pixelation", "malformation"]
+Fit = Literal["missed", "part", "shown"]
 
 DIMENSIONS: tuple[Dimension, ...] = ("quality", "authenticity", "correspondence")
 LEVELS: tuple[Level, ...] = ("bad", "poor", "fair", "good", "excellent")
@@ -44,6 +45,17 @@ FAULT_WORDS: dict[FaultName, tuple[str, ...]] = {
 # How strong a named fault is, and the severity (0..1) from which each word holds.
 GRADES: dict[str, float] = {"slightly": 0.0, "clearly": 0.5, "heavily": 0.8}
 
+# What nano is taught to say of picture and prompt, each up to the word that gives it away. Those with a blank in
+# front do so inside an answer only: one may begin with "The picture does not say".
+FIT_WORDS: dict[Fit, tuple[str, ...]] = {
+    "missed": (
+        "It does", " The picture does", " the picture does", "picture does not show", "because what",
+        "misses what",
+    ),
+    "part": ("shows only", "shows part", "In part:", "prompt in part", "Part of"),
+    "shown": ("shows what", "asks for can", "prompt well"),
+}  # fmt: skip
+
 # The four questions behind `Assessment.explanation`, in the wording of the published instruction data.
 QUESTIONS: dict[str, str] = {
     "quality": "How is the quality of the image?",
@@ -56,6 +68,12 @@ QUESTIONS: dict[str, str] = {
 def level_of(score: float) -> Level:
     """The word for a score on 0..100 (higher is better); a cut belongs to the level above it."""
     return LEVELS[sum(score >= cut for cut in LEVEL_CUTS)]
+
+
+def fit_of(correspondence: float) -> Fit:
+    """How much of its prompt a picture may be said to show at a score on 0..100."""
+    fits: dict[Level, Fit] = {"bad": "missed", "poor": "missed", "fair": "part"}
+    return fits.get(level_of(correspondence), "shown")
 
 
 def grade_of(severity: float) -> str:

@@ -2,17 +2,18 @@
 
     python -m train.clip_agiqa configs/clip_agiqa/agiqa3k_b32.yaml
     python -m train.clip_agiqa configs/clip_agiqa/agiqa3k_nano.yaml --set text_depth=0 output=runs/vision_only
-    python -m train.clip_agiqa configs/clip_agiqa/agiqa3k_b32.yaml --report
+    torchrun --nproc_per_node 2 -m train.clip_agiqa configs/clip_agiqa/agiqa3k_b32.yaml
+    deepspeed --num_gpus 2 --module train.clip_agiqa configs/clip_agiqa/agiqa3k_b32.yaml \\
+        --deepspeed configs/deepspeed/zero2.json
 
 Every round keeps other prompts apart: a fifth of the pictures tests, and an eighth of the others validates.
 After each epoch both are scored. The epoch is chosen by the validation pictures, and, to compare with
-published figures, by the test pictures themselves. A run goes on where it ended when started again.
+published figures, by the test pictures themselves. A run that was cut off goes on with --resume.
 """
 
-import argparse
-import json
+import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils.data import Dataset, default_collate
+from transformers import TrainerCallback, TrainerState, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from instruct_data.settings import read_settings
-from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig
+from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, ClipAgiqaOutput
 from mint_iqa.clip_agiqa_crops import normalize, resize
 from mint_iqa.clip_agiqa_files import load_backbone
 from mint_iqa.clip_agiqa_towers import Towers, towers_of
@@ -36,16 +36,22 @@ from mint_iqa.images import read_image
 from mint_iqa.metrics import prompt_folds
 from train import pictures
 from train.clip_agiqa_report import TASKS, best_epoch, label, report, write_epoch
+from train.resume import begin, rank, writing
+from train.run import PlanTrainer, command, device, run_to_end
+from train.settings import Optimisation
+from train.trainable import Learner, declare
+from train.whole_batch import processes, whole_batch
 
 TEST_PART, VALIDATION_PART = 5, 8  # a fifth of all, an eighth of the rest
 Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
 
 
 @dataclass
-class ClipAgiqaRecipe:
+class ClipAgiqaRecipe(Optimisation):
     """The defaults are the paper's."""
 
     output: str = "runs/clip_agiqa"
+    trains: list[str] = field(default_factory=lambda: ["(auxiliary|target)"])
     backbone: str = "openai/clip-vit-base-patch32"  # folder or hub id of a CLIP, or the folder of a MINT-IQA
     prompt_length: int = 8
     text_depth: int | None = None  # layers with a text prompt; None: all of them, 0: none
@@ -57,11 +63,10 @@ class ClipAgiqaRecipe:
     epochs: int = 50  # 0: only score, without learning
     batch_size: int = 64
     learning_rate: float = 1e-4
+    weight_decay: float = 0.0
     schedule: str = "constant"  # of the learning rate: constant, cosine, ...
+    warmup: float = 0.0
     bf16: bool = False
-    seed: int = 0
-    threads: int = 0  # 0: torch's choice
-    log_steps: int = 10
 
 
 @dataclass(frozen=True)
@@ -129,36 +134,29 @@ def pixels_of(path: str) -> NDArray[np.uint8]:
     return np.asarray(read_image(path).rgb)
 
 
-class Learner(nn.Module):
-    """The model with its loss, as Trainer calls them."""
+class ClipAgiqaLearner(Learner):
+    """A batch of crops -> the loss of both tasks, over the crops of every process."""
 
-    def __init__(self, model: ClipAgiqa) -> None:
+    def __init__(self, model: ClipAgiqa, recipe: ClipAgiqaRecipe) -> None:
         super().__init__()
-        self.clip_agiqa = model
+        self.model, self.bf16 = model, recipe.bf16
+        declare(self, recipe.trains, (), foreign=("backbone.",))
 
-    def forward(self, pixel_values: Tensor, mos_quality: Tensor, mos_align: Tensor) -> dict[str, Tensor]:
-        output = self.clip_agiqa(pixel_values)
-        return {"loss": self.clip_agiqa.loss(output, mos_quality, mos_align)}
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        # Here and not around it: engines that wrap a module switch an outer autocast off.
+        with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.model(inputs["pixel_values"])
+        everyone = ClipAgiqaOutput(*(None if part is None else whole_batch(part) for part in output))
+        mos = (whole_batch(inputs[key]) for key in TASKS.values())
+        return {"mse": self.model.loss(everyone, *mos)}
 
 
-class ClipAgiqaTrainer(Trainer):
-    """transformers' Trainer with plain Adam; a checkpoint holds what is learned and no backbone."""
-
-    def _get_train_sampler(self, *_: Any) -> Sampler[int]:
-        return SequentialSampler(self.train_dataset)
+class ClipAgiqaTrainer(PlanTrainer):
+    """With the paper's plain Adam, which is AdamW without decay."""
 
     def create_optimizer(self, *_: Any, **__: Any) -> torch.optim.Optimizer:
-        learned = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(learned, lr=self.args.learning_rate)
+        self.optimizer = torch.optim.AdamW(self.groups)
         return self.optimizer
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.model.clip_agiqa.learned(), folder / "model.safetensors")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.model.clip_agiqa.load_learned(Path(resume_from_checkpoint) / "model.safetensors")
 
 
 class AfterEachEpoch(TrainerCallback):
@@ -173,24 +171,37 @@ class AfterEachEpoch(TrainerCallback):
 
 
 def keep(folder: Path, epoch: int, model: ClipAgiqa, scores: dict[str, list[float]]) -> None:
-    """Write an epoch's scores, and the model if no epoch before was better."""
-    write_epoch(folder, epoch, scores)
-    if best_epoch(folder, "validation") == epoch:
-        model.save_pretrained(folder / "model")
+    """Write an epoch's scores, and the model if no epoch before was better; the first process does."""
+    if rank() == 0:
+        with writing(folder):
+            write_epoch(folder, epoch, scores)
+        if best_epoch(folder, "validation") == epoch:
+            model.save_pretrained(folder / "model")
 
 
 @torch.inference_mode()
 def judge(
     model: ClipAgiqa, rows: list[dict[str, str]], chosen: NDArray[np.int64], bf16: bool
 ) -> dict[str, list[float]]:
-    """Scores 0..1 of the chosen rows by task, as `ClipAgiqa.score` gives them."""
+    """Scores 0..1 of the chosen rows by task, as `ClipAgiqa.score` gives them; processes share the work."""
     model.eval()
     with torch.autocast(model.backbone.device.type, torch.bfloat16, enabled=bf16):
-        outputs = [model.score(pixels_of(rows[i]["path"]), alignment=True) for i in chosen]
-    scores = {"quality": [o.perceptual.item() for o in outputs]}
+        outputs = [
+            model.score(pixels_of(rows[i]["path"]), alignment=True) for i in chosen[rank() :: processes()]
+        ]
+    scores = {"quality": in_turns([o.perceptual.item() for o in outputs])}
     if model.auxiliary is not None:
-        scores["correspondence"] = [o.alignment.item() for o in outputs if o.alignment is not None]
+        scores["correspondence"] = in_turns([o.alignment.item() for o in outputs if o.alignment is not None])
     return scores
+
+
+def in_turns(own: list[float]) -> list[float]:
+    """Everyone's values, one of each process in turn."""
+    if processes() == 1:
+        return own
+    parts: list[list[float]] = [[] for _ in range(processes())]
+    dist.all_gather_object(parts, own)
+    return [values[k] for k in range(len(parts[0])) for values in parts if k < len(values)]
 
 
 def build(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
@@ -214,73 +225,57 @@ def build(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
     return ClipAgiqa(backbone, config)
 
 
-def train_round(recipe: ClipAgiqaRecipe, rows: list[dict[str, str]], number: int) -> None:
+def train_round(
+    recipe: ClipAgiqaRecipe, rows: list[dict[str, str]], number: int, resume: bool, deepspeed: Path | None
+) -> None:
     """One split; leaves in round<number>/ the scores of each epoch and, in model/, the best of them."""
     folder = Path(recipe.output) / f"round{number}"
-    folder.mkdir(parents=True, exist_ok=True)
+    recipe = replace(recipe, output=str(folder))
+    checkpoint = begin(recipe, resume)
     parts = split(rows, number)
     set_seed(recipe.seed + number)
     model = build(recipe)
     kept_apart = np.concatenate([parts.validation, parts.test])
-    label(folder, rows, {"validation": parts.validation, "test": parts.test})
+    if rank() == 0:
+        with writing(folder):
+            label(folder, rows, {"validation": parts.validation, "test": parts.test})
     score = partial(judge, rows=rows, chosen=kept_apart, bf16=recipe.bf16)
     if recipe.epochs == 0:
-        return keep(folder, 0, model, score(model))
+        return keep(folder, 0, model.to(device()), score(model))
     crops = Crops(rows, parts.train, recipe, model.towers)
-    trainer = ClipAgiqaTrainer(
-        model=Learner(model),
-        args=arguments(recipe, folder, crops.steps),
-        train_dataset=crops,
-        callbacks=[AfterEachEpoch(model, crops.steps, folder, score)],
-    )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    trainer = trainer_of(recipe, model, crops, deepspeed)
+    if is_deepspeed_zero3_enabled():
+        raise MintIQAError(
+            "bad_config",
+            f"{deepspeed} shares out the weights, which CLIP-AGIQA needs whole after each epoch: take ZeRO 1 "
+            "or 2.",
+        )
+    trainer.add_callback(AfterEachEpoch(model, crops.steps, folder, score))
+    run_to_end(trainer, checkpoint)
     return None
 
 
-def arguments(recipe: ClipAgiqaRecipe, folder: Path, steps: int) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=recipe.batch_size,
-        num_train_epochs=1,  # `Crops` holds all epochs
-        seed=recipe.seed,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type=recipe.schedule,
-        max_grad_norm=0.0,
-        bf16=recipe.bf16,
-        logging_steps=recipe.log_steps,
-        save_steps=steps,
-        save_total_limit=1,
-        remove_unused_columns=False,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
-    )
+def trainer_of(
+    recipe: ClipAgiqaRecipe, model: ClipAgiqa, crops: Crops, deepspeed: Path | None = None
+) -> ClipAgiqaTrainer:
+    learner = ClipAgiqaLearner(model, recipe)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [{"params": learned, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}]
+    other = {"lr_scheduler_type": recipe.schedule, "max_grad_norm": 0.0}
+    return ClipAgiqaTrainer(recipe, learner, groups, crops, default_collate, deepspeed, **other)
 
 
-def train(recipe: ClipAgiqaRecipe) -> Path:
+def train(recipe: ClipAgiqaRecipe, resume: bool = False, deepspeed: Path | None = None) -> Path:
     """Run all rounds of a recipe, or what is left of them; the output folder."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     rows = pictures.agiqa3k(pictures.data_root())
-    output = Path(recipe.output)
     for number in range(recipe.rounds):
-        if not (output / f"round{number}" / f"epoch{recipe.epochs}.json").exists():
-            train_round(recipe, rows, number)
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
-    return output
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("recipe", help="a YAML file of configs/clip_agiqa")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
-    parser.add_argument("--report", action="store_true", help="only read what is there")
-    options = parser.parse_args()
-    recipe = read_settings(ClipAgiqaRecipe, options.recipe, options.set)
-    output = Path(recipe.output) if options.report else train(recipe)
-    print("\n".join(report(output)))
+        train_round(recipe, rows, number, resume, deepspeed)
+    if rank() == 0:
+        print("\n".join(report(Path(recipe.output))))
+    return Path(recipe.output)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command(ClipAgiqaRecipe, train, __doc__))

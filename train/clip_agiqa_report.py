@@ -1,8 +1,11 @@
 """What CLIP-AGIQA's rounds leave, one file an epoch, and how well their scores agree with people's.
 
+    python -m train.clip_agiqa_report runs/clip_agiqa
+
 A round's folder has pictures.json, which says what was kept apart, and epoch<n>.json with its scores.
 """
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc, t_interval
+from train.resume import write_whole
 
 TASKS = {"quality": "mos_quality", "correspondence": "mos_align"}  # and AGIQA-3K's column for each
 
@@ -22,12 +26,12 @@ def label(folder: Path, rows: list[dict[str, str]], parts: dict[str, Iterable[in
         for part, chosen in parts.items()
         for i in chosen
     ]
-    (folder / "pictures.json").write_text(json.dumps(kept))
+    write_whole(folder / "pictures.json", json.dumps(kept))
 
 
 def write_epoch(folder: Path, epoch: int, scores: dict[str, list[float]]) -> None:
     """scores: 0..1, by task, in the order of `label`."""
-    (folder / f"epoch{epoch}.json").write_text(json.dumps(scores))
+    write_whole(folder / f"epoch{epoch}.json", json.dumps(scores))
 
 
 def of_part(folder: Path, epoch: int, task: str, part: str) -> tuple[list[float], list[float], list[str]]:
@@ -69,3 +73,15 @@ def _agreement(metric: Metric, results: list[tuple[list[float], list[float], lis
     ((predictions, human, prompts),) = results
     low, high = bootstrap_interval(metric, predictions, human, groups=prompts)
     return f"{values[0]:.4f} [{low:.4f}, {high:.4f}] (95 % over prompts, {len(human)} pictures)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="the output of train.clip_agiqa, finished or not")
+    print("\n".join(report(parser.parse_args().run)))
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,8 @@ from train.judging import (
     Case,
     Sensitivity,
     Share,
+    claimed_fits,
+    claims_hold,
     denies_prompt,
     empty,
     no_other,
@@ -86,23 +88,18 @@ def ask(
     guarded: words for faults that were not detected are banned, as in use.
     """
     language = assessor.language_model()
-    jobs: dict[tuple[int, ...], list[tuple[int, torch.Tensor]]] = {}
+    prefixes, banned = [], []
     for i, case in enumerate(cases):
         source = i if soft_of is None else soft_of[i]
         seen = case if source is None else cases[source]
         soft = assessor.soft_prompt(seen.rated, question)
         soft = torch.zeros_like(soft) if source is None else soft
-        prefix = assessor.prefix(case.rated, question, (), soft)
-        banned = tuple(assessor.banned_tokens(seen.rated)) if guarded else ()
-        jobs.setdefault(banned, []).append((i, prefix))
-    answers = [""] * len(cases)
-    for banned, items in tqdm(jobs.items(), desc=question, disable=None):
-        for start in range(0, len(items), BATCH):
-            part = items[start : start + BATCH]
-            for (i, _), text in zip(
-                part, language.answers([p for _, p in part], [banned] * len(part)), strict=True
-            ):
-                answers[i] = text
+        prefixes.append(assessor.prefix(case.rated, question, (), soft))
+        banned.append(assessor.banned_sequences(seen.rated) if guarded else [])
+    answers: list[str] = []
+    for start in tqdm(range(0, len(cases), BATCH), desc=question, disable=None):
+        part = slice(start, start + BATCH)
+        answers += language.answers(prefixes[part], banned[part])
     return answers
 
 
@@ -132,7 +129,9 @@ class PromptShares:
 class AnswerShares:
     """How often answers are right. named: the fault of a picture, levels 4 and 5; only: and no other; zeroed,
     shuffled, unguarded: `named` with zeros or another picture's soft tokens, and without banned words; clean:
-    no fault named where there is none; agreeing: level words with scores; empty: a grade without a fault."""
+    no fault named where there is none; agreeing: level words with scores; claims: what is said of the prompt
+    agrees with its score, of the answers that say something of it, and without banned words; empty: a grade
+    without a fault."""
 
     named: Share
     only: Share
@@ -141,6 +140,8 @@ class AnswerShares:
     unguarded: Share
     clean: Share
     agreeing: Share
+    claims: Share
+    claims_unguarded: Share
     empty: Share
     faults: dict[str, FaultShares]
     questions: Sensitivity
@@ -158,14 +159,17 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
     pairs = [*zip(faulted, own, strict=True), *zip(clean, calm, strict=True)]
     everything = [*pairs, *(pair for texts in answers.values() for pair in zip(asked, texts, strict=True))]
     cases, texts = [case for case, _ in pairs], [text for _, text in pairs]
+    unguarded = ask(assessor, faulted, QUESTION, guarded=False)
     return AnswerShares(
         named=share_of(faulted, own, right),
         only=share_of(faulted, own, no_other),
         zeroed=share_of(faulted, ask(assessor, faulted, QUESTION, [None] * len(faulted)), right),
         shuffled=share_of(faulted, ask(assessor, faulted, QUESTION, others), right),
-        unguarded=share_of(faulted, ask(assessor, faulted, QUESTION, guarded=False), right),
+        unguarded=share_of(faulted, unguarded, right),
         clean=share_of(clean, calm, right),
         agreeing=share([c.group for c, _ in everything], [words_agree(*pair) for pair in everything]),
+        claims=claims(everything),
+        claims_unguarded=claims([*zip(faulted, unguarded, strict=True)]),
         empty=share([c.group for c, _ in everything], [empty(text) for _, text in everything]),
         faults={
             f: FaultShares(precision(cases, texts, f), recall(cases, texts, f)) for f in pictures.KADID_FAULTS
@@ -207,6 +211,12 @@ def share_of(cases: Sequence[Case], answers: Sequence[str], holds: Any) -> Share
     return share([case.group for case in cases], hits)
 
 
+def claims(pairs: Sequence[tuple[Case, str]]) -> Share:
+    """How often what is said of the prompt agrees with the score, of the answers that say something of it."""
+    telling = [pair for pair in pairs if claimed_fits(pair[1])]
+    return share([case.group for case, _ in telling], [claims_hold(*pair) for pair in telling])
+
+
 def _example(case: Case, answer: str) -> str:
     return f"[{case.fault or 'clean'} {case.level}] {case.rated.scores.model_dump()} -> {answer}"
 
@@ -222,6 +232,8 @@ def report(found: AnswerShares) -> Iterator[str]:
     yield f"without the guard on fault words: {found.unguarded}"
     yield f"names none on clean pictures (MOS >= {CLEAN_MOS}): {found.clean}"
     yield f"level words agree with the scores: {found.agreeing}"
+    yield f"what is said of the prompt agrees with its score: {found.claims}"
+    yield f"  without the guard: {found.claims_unguarded}"
     yield f"grades a fault without naming one: {found.empty}"
     yield f"different questions get different answers: {found.questions.different}"
     yield f"answers fit their question: {found.questions.fitting}"

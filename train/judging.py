@@ -17,7 +17,9 @@ from mint_iqa.vocabulary import (
     QUESTIONS,
     Dimension,
     FaultName,
+    Fit,
     Level,
+    fit_of,
     level_of,
     named_faults,
 )
@@ -121,6 +123,25 @@ def words_agree(case: Case, answer: str) -> bool:
         if said != {UNRATED if score is None else level_of(round(score, 2))}:
             return False
     return True
+
+
+# Regular expressions that say how much of its prompt a picture shows.
+FIT_STEMS: dict[Fit, str] = {
+    "missed": r"does(?: not|n't) (?:show|fit|match|follow)|is not what the picture|misses what",
+    "part": r"part of what|in part only|in part:|some of what|misses part",
+    "shown": r"(?:shows|contains) what|asks for can be seen|prompt well|(?:fits|matches) the prompt",
+}
+
+
+def claimed_fits(answer: str) -> set[Fit]:
+    """All that is said of how much of its prompt a picture shows."""
+    return {fit for fit, stems in FIT_STEMS.items() if re.search(stems, answer.lower())}
+
+
+def claims_hold(case: Case, answer: str) -> bool:
+    """Whether what is said of the prompt is what the score says; without a score nothing may be said."""
+    score = case.rated.scores.correspondence
+    return claimed_fits(answer) <= (set() if score is None else {fit_of(round(score, 2))})
 
 
 def denies_prompt(answer: str) -> bool:

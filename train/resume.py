@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mint_iqa.errors import MintIQAError
-from train.settings import Stage1, Stage2
+from train.settings import Optimisation
 
 WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
 # Settings that may differ between a run and its continuation: they move no weight.
@@ -33,7 +33,7 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def begin(recipe: Stage1 | Stage2, resume: bool) -> Path | None:
+def begin(recipe: Optimisation, resume: bool) -> Path | None:
     """The checkpoint to go on from, if there is one. Writes the resolved recipe beside the weights to come.
 
     MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.

@@ -31,11 +31,11 @@ from transformers.integrations import TensorBoardCallback, unset_hf_deepspeed_co
 from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
 from train.resume import WHOLE, checkpoints, rank, world_size, write_whole, writing
-from train.settings import Stage1, Stage2
+from train.settings import Optimisation
 from train.trainable import Learner, describe, restore, trained_state
 from train.whole_batch import own_share
 
-Recipe = TypeVar("Recipe", Stage1, Stage2)
+Recipe = TypeVar("Recipe", bound=Optimisation)
 WEIGHTS = "trained.safetensors"
 
 
@@ -49,8 +49,9 @@ def device() -> torch.device:
 # --- the Trainer ---
 
 
-def arguments(recipe: Stage1 | Stage2, deepspeed: Path | None = None) -> TrainingArguments:
-    """MintIQAError where the batch can't be shared out, or DeepSpeed can't start."""
+def arguments(recipe: Optimisation, deepspeed: Path | None = None, **other: Any) -> TrainingArguments:
+    """other: settings in place of these. MintIQAError where the batch can't be shared out, or DeepSpeed can't
+    start."""
     parts = world_size() * recipe.accumulation
     if recipe.batch_size % parts:
         raise MintIQAError(
@@ -60,27 +61,28 @@ def arguments(recipe: Stage1 | Stage2, deepspeed: Path | None = None) -> Trainin
     if deepspeed is not None:
         _check_deepspeed(deepspeed)
     on_cpu = not torch.cuda.is_available()
-    settings = TrainingArguments(
-        output_dir=recipe.output,
-        per_device_train_batch_size=recipe.batch_size // parts,
-        gradient_accumulation_steps=recipe.accumulation,
-        num_train_epochs=1,
-        dataloader_drop_last=True,  # or the last step would depend on the number of processes
-        seed=recipe.seed,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=recipe.warmup,
-        max_grad_norm=1.0,
-        logging_steps=recipe.log_steps,
-        logging_nan_inf_filter=False,
-        save_steps=recipe.save_steps,
-        remove_unused_columns=False,
-        report_to="none",
-        deepspeed=str(deepspeed) if deepspeed else None,
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and world_size() > 1 else None,
-        disable_tqdm=False,
-    )
+    ours: dict[str, Any] = {
+        "output_dir": recipe.output,
+        "per_device_train_batch_size": recipe.batch_size // parts,
+        "gradient_accumulation_steps": recipe.accumulation,
+        "num_train_epochs": 1,
+        "dataloader_drop_last": True,  # or the last step would depend on the number of processes
+        "seed": recipe.seed,
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": recipe.warmup,
+        "max_grad_norm": 1.0,
+        "logging_steps": recipe.log_steps,
+        "logging_nan_inf_filter": False,
+        "save_steps": recipe.save_steps,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "deepspeed": str(deepspeed) if deepspeed else None,
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and world_size() > 1 else None,
+        "disable_tqdm": False,
+    }
+    settings = TrainingArguments(**(ours | other))
     # One process drives one GPU: the Trainer would split batches over all that it sees.
     settings._n_gpu = min(settings.n_gpu, 1)
     if settings.world_size != world_size():
@@ -123,14 +125,15 @@ class PlanTrainer(Trainer):
 
     def __init__(
         self,
-        recipe: Stage1 | Stage2,
+        recipe: Optimisation,
         learner: Learner,
         groups: list[dict[str, Any]],
         data: Dataset[Any],
         collate: Callable[[Sequence[Any]], dict[str, Any]],
         deepspeed: Path | None = None,
+        **other: Any,
     ) -> None:
-        """groups: AdamW's. MintIQAError where the plan doesn't fill one batch."""
+        """groups: AdamW's. other: as for `arguments`. MintIQAError where the plan doesn't fill one batch."""
         self.recipe, self.groups = recipe, groups
         self.planned = len(data) // recipe.batch_size  # type: ignore[arg-type]
         if not self.planned:
@@ -148,7 +151,7 @@ class PlanTrainer(Trainer):
         logs.logging_dir = str(Path(recipe.output) / "logs")
         super().__init__(
             model=learner,
-            args=arguments(recipe, deepspeed),
+            args=arguments(recipe, deepspeed, **other),
             train_dataset=Subset(data, range(steps * recipe.batch_size)),
             data_collator=collate,
             callbacks=[logs],

@@ -15,6 +15,7 @@ STAGE2_TRAINS = ["qformer2", "bridge", "language_projection", "language.*lora_[A
 class Optimisation:
     """How a run learns; shared by every stage."""
 
+    output: str = "runs/run"
     # Regular expressions; each is the name of a parameter or of a module. What none names stays as it is.
     trains: list[str] = field(default_factory=list)
     batch_size: int = 32  # examples a step, over all processes

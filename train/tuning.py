@@ -33,6 +33,10 @@ from train.resume import writing
 from train.settings import Stage1
 from train.settling import Settling, settle
 
+PART = (
+    16  # pictures that go through the tower at once: a third faster than 32 on a CPU, whose caches are small
+)
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -101,7 +105,8 @@ class TunedReadout(Readout):
         # Weights in bfloat16 beside those in float32 that learn: on CPU 1.7 times as fast as autocast, which
         # keeps what is between the matrix products in float32.
         half = {name: parameter.bfloat16() for name, parameter in reader.named_parameters()}
-        statistics = functional_call(reader, half, (pixel_values.bfloat16(),))
+        parts = pixel_values.bfloat16().split(PART)
+        statistics = torch.cat([functional_call(reader, half, (part,)) for part in parts])
         statistics = torch.cat([pixel_statistics(pixel_values), statistics], dim=1)
         return statistics, image_vectors(self.model, statistics)
 

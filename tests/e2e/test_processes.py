@@ -14,11 +14,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from tests import tiny_clip
 from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
-from train import pictures, stage1, stage2
-from train.settings import Lora, Stage1, Stage2
+from train import clip_agiqa, pictures, stage1, stage2
+from train.clip_agiqa import ClipAgiqaRecipe
+from train.settings import Lora, Optimisation, Stage1, Stage2
 
 CLOSE = 1e-3
+MODULES = {Stage1: "train.stage1", Stage2: "train.stage2", ClipAgiqaRecipe: "train.clip_agiqa"}
 BIN = Path(sys.executable).parent
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29561", "-m"]
 DEEPSPEED = ["deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", "29562", "--module"]
@@ -55,16 +58,29 @@ def second(first: Stage1, tmp_path_factory: pytest.TempPathFactory) -> Stage2:
     return recipe
 
 
+@pytest.fixture(scope="module")
+def prompts(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClipAgiqaRecipe:
+    """CLIP-AGIQA, two rounds of it."""
+    folder = tmp_path_factory.mktemp("prompts")
+    tiny_clip.clip().save_pretrained(folder / "clip")
+    recipe = ClipAgiqaRecipe(
+        backbone=str(folder / "clip"), output=str(folder / "run"), rounds=2, epochs=2, batch_size=4,
+        learning_rate=1e-3, log_steps=1, threads=1,
+    )  # fmt: skip
+    clip_agiqa.train(recipe)
+    return recipe
+
+
 def losses(output: str | Path) -> list[float]:
     (state,) = Path(output).glob("checkpoint-*/trainer_state.json")
     return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
 
 
-def launched(launcher: list[str], recipe: Stage1 | Stage2, output: Path, *arguments: str) -> Path:
+def launched(launcher: list[str], recipe: Optimisation, output: Path, *arguments: str) -> Path:
     """Run the recipe into `output` by two processes, as the documentation says."""
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(asdict(recipe)))
-    module = "train.stage1" if isinstance(recipe, Stage1) else "train.stage2"
+    module = MODULES[type(recipe)]
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONPATH": str(REPOSITORY), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
@@ -75,7 +91,7 @@ def launched(launcher: list[str], recipe: Stage1 | Stage2, output: Path, *argume
     return output
 
 
-def assert_same_run(output: Path, recipe: Stage1 | Stage2) -> None:
+def assert_same_run(output: Path, recipe: Optimisation) -> None:
     one, two = losses(recipe.output), losses(output)
     assert len(one) == len(two) >= 5
     assert two == pytest.approx(one, abs=CLOSE, rel=0)
@@ -87,6 +103,27 @@ def assert_same_run(output: Path, recipe: Stage1 | Stage2) -> None:
 
 def test_torchrun_learns_what_one_process_learns(first: Stage1, tmp_path: Path) -> None:
     assert_same_run(launched(TORCHRUN, first, tmp_path / "run"), first)
+
+
+def assert_same_rounds(output: Path, recipe: ClipAgiqaRecipe) -> None:
+    for number in range(recipe.rounds):
+        one, other = (Path(run) / f"round{number}" for run in (recipe.output, output))
+        assert losses(other) == pytest.approx(losses(one), abs=CLOSE, rel=0)
+        for epoch in range(1, recipe.epochs + 1):
+            single, shared = (json.loads((run / f"epoch{epoch}.json").read_text()) for run in (one, other))
+            assert shared == {task: pytest.approx(scores, abs=CLOSE) for task, scores in single.items()}
+        weights = [load_file(run / "model" / "model.safetensors") for run in (one, other)]
+        assert weights[0].keys() == weights[1].keys()
+        assert all(torch.allclose(weights[0][k], weights[1][k], atol=CLOSE) for k in weights[0])
+
+
+def test_torchrun_learns_the_prompts_that_one_process_learns(
+    prompts: ClipAgiqaRecipe, tmp_path: Path
+) -> None:
+    output = launched(TORCHRUN, prompts, tmp_path / "run")
+    assert_same_rounds(output, prompts)
+    launched(TORCHRUN, prompts, output, "--resume")  # of a finished run: nothing is left to do
+    assert_same_rounds(output, prompts)
 
 
 @pytest.fixture
@@ -103,6 +140,15 @@ def compiler() -> None:
 def test_zero_learns_what_one_process_learns(first: Stage1, tmp_path: Path, zero: int) -> None:
     config = f"configs/deepspeed/zero{zero}.json"
     assert_same_run(launched(DEEPSPEED, first, tmp_path / "run", "--deepspeed", config), first)
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("zero", [1, 2])
+def test_zero_learns_the_prompts_that_one_process_learns(
+    prompts: ClipAgiqaRecipe, tmp_path: Path, zero: int
+) -> None:
+    config = f"configs/deepspeed/zero{zero}.json"
+    assert_same_rounds(launched(DEEPSPEED, prompts, tmp_path / "run", "--deepspeed", config), prompts)
 
 
 @pytest.mark.usefixtures("compiler")

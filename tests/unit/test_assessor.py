@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -19,7 +20,7 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.records import Assessment, FailedAssessment, Scores
-from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, GRADES, NAMED_FROM, QUESTIONS
+from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, FIT_WORDS, GRADES, NAMED_FROM, QUESTIONS
 from tests import tiny
 
 PROMPT = "a red fox in the snow"
@@ -124,7 +125,7 @@ def test_words_for_faults_that_were_not_detected_are_banned_and_for_detected_one
     monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: logits)
     decodes = count_calls(monkeypatch, assessor.language_model(), "decode")
     assessor.assess(pictures[0])
-    banned = set(decodes[0][1][0])
+    banned = {ids[0] for ids in decodes[0][1][0] if len(ids) == 1}
     language = assessor.language_model()
     blur = language.first_tokens(FAULT_WORDS["blur"])
     assert not banned & blur
@@ -148,7 +149,23 @@ def test_where_no_fault_was_detected_no_word_for_its_strength_is_said_either(ass
     monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: torch.full((1, 6), -9.0))
     decodes = count_calls(monkeypatch, assessor.language_model(), "decode")
     assessor.assess(pictures[0])
-    assert assessor.language_model().first_tokens([*GRADES]) <= set(decodes[0][1][0])
+    grades = assessor.language_model().first_tokens([*GRADES])
+    assert {(token,) for token in grades} <= set(decodes[0][1][0])
+
+
+@pytest.mark.parametrize(("correspondence", "fit"), [(39.994, "missed"), (39.996, "part"), (60, "shown")])
+def test_of_the_prompt_only_what_its_score_says_may_be_said(assessor, pictures, correspondence, fit):
+    rated = assessor.rate([(assessor.read(pictures[0]), PROMPT)])[0]
+    scores = Scores(quality=50, authenticity=50, correspondence=correspondence)
+    banned = set(assessor.banned_sequences(replace(rated, scores=scores)))
+    phrases = {name: assessor.language_model().sequences(words) for name, words in FIT_WORDS.items()}
+    assert not banned & phrases.pop(fit)
+    assert all(own <= banned for own in phrases.values())
+
+
+def test_without_a_prompt_nothing_may_be_said_of_it(assessor, pictures):
+    banned = set(assessor.banned_sequences(assessor.rate([(assessor.read(pictures[0]), None)])[0]))
+    assert all(assessor.language_model().sequences(words) <= banned for words in FIT_WORDS.values())
 
 
 def test_a_long_prompt_is_cut_with_a_warning(assessor, pictures):

@@ -240,7 +240,7 @@ def test_without_a_fault_head_no_word_is_banned_and_the_soft_tokens_stay(tmp_pat
     picture = assessor.read(Image.effect_noise((56, 56), 80).convert("RGB"))
     rated = assessor.rate([(picture, "a red fox")])[0]
     soft = assessor.prefix(rated, "How is the quality?", ())[: SPOKEN["query_tokens"]]
-    assert assessor.banned_tokens(rated) == []
+    assert assessor.banned_sequences(rated) == []
     assert soft.abs().min(dim=1).values.max() > 0
 
 

@@ -20,6 +20,7 @@ from train.judging import (
     FITTING,
     Case,
     Sensitivity,
+    claims_hold,
     denies_prompt,
     empty,
     fits_faults,
@@ -69,6 +70,23 @@ def test_a_fault_is_named_by_its_own_words_or_by_those_of_its_family(fault, answ
 )
 def test_level_words_agree_with_the_scores_and_no_score_is_denied(answer, agrees):
     assert words_agree(case(), answer) == agrees
+
+
+@pytest.mark.parametrize(
+    ("score", "answer", "holds"),
+    [
+        (39.0, "It does not show what the prompt asks for.", True),
+        (40.0, "It does not show what the prompt asks for.", False),
+        (59.99, "The picture shows only part of what the prompt asks for.", True),
+        (59.99, "The picture shows what the prompt asks for, so the correspondence is fair.", False),
+        (60.0, "What the prompt asks for can be seen in the picture.", True),
+        (60.0, "Part of what the prompt asks for is missing.", False),
+        (None, "The picture shows what the prompt asks for.", False),
+        (None, "The quality is poor.", True),
+    ],
+)
+def test_what_is_said_of_the_prompt_holds_at_its_score(score, answer, holds):
+    assert claims_hold(case(correspondence=score), answer) == holds
 
 
 def test_a_graded_nothing_is_an_empty_reason():

@@ -164,18 +164,34 @@ def test_the_end_of_a_turn_and_of_a_text_are_end_tokens(loaded):
 def test_each_prefix_has_bans_of_its_own(language):
     prefix = random_prefix(5)
     first = generated(language, prefix)[0]
-    free, bound = next(iter(language.decode([prefix, prefix], banned=[[], [first]])))
+    free, bound = next(iter(language.decode([prefix, prefix], banned=[[], [[first]]])))
     assert free == first != bound
 
 
 def test_banned_tokens_never_appear(language):
     prefixes = [random_prefix(5), random_prefix(7, seed=1)]
     free = {t for p in prefixes for t in generated(language, p)}
-    for step in language.decode(prefixes, banned=[sorted(free)] * len(prefixes)):
+    banned = [[token] for token in sorted(free)]
+    for step in language.decode(prefixes, banned=[banned] * len(prefixes)):
         assert not free & set(step)
-    assert language.answers(prefixes, [sorted(free)] * len(prefixes)) == [
-        language.answers([p], [sorted(free)])[0] for p in prefixes
+    assert language.answers(prefixes, [banned] * len(prefixes)) == [
+        language.answers([p], [banned])[0] for p in prefixes
     ]
+
+
+def test_a_banned_sequence_is_never_completed_but_its_tokens_may_stand_elsewhere(language):
+    prefix = random_prefix(5)
+    first, second, *_ = free = generated(language, prefix)
+    other = generated(language, prefix, banned=[[[first, second]]])
+    assert other[0] == first and other[1] != second
+    assert generated(language, prefix, banned=[[[second, second, first], [*free, 0]]]) == free
+
+
+def test_a_phrase_is_banned_at_the_start_of_an_answer_and_within_it(language):
+    tokenizer = language.tokenizer
+    held = [tokenizer.decode(list(ids)) for ids in language.sequences(["In part:"])]
+    assert sorted(held) == [" In part:", "In part:"]
+    assert [tokenizer.decode(list(ids)) for ids in language.sequences([" In part:"])] == [" In part:"]
 
 
 def test_the_first_token_of_a_word_is_taken_as_inside_a_sentence(language):

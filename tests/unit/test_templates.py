@@ -21,13 +21,16 @@ from instruct_data.templates import (
 from mint_iqa.vocabulary import (
     DIMENSIONS,
     FAULTS,
+    FIT_WORDS,
     LEVELS,
     QUESTIONS,
     Dimension,
     FaultName,
+    fit_of,
     level_of,
     named_faults,
 )
+from train.judging import claimed_fits
 
 Scores = dict[Dimension, float | None]
 Faults = list[tuple[FaultName, float]]
@@ -92,6 +95,20 @@ def test_every_level_word_is_the_level_of_its_score(cases: list[Case]) -> None:
         for name, level in re.findall(rf"({'|'.join(DIMENSIONS)}) is ({'|'.join(LEVELS)})\b", sample.answer):
             score = scores[name]
             assert score is not None and level == level_of(score), sample
+
+
+def test_what_is_said_of_the_prompt_follows_its_score(cases: list[Case]) -> None:
+    told = [(sample, scores["correspondence"], claimed_fits(sample.answer)) for sample, scores, *_ in cases]
+    assert {fit for *_, fits in told for fit in fits} == set(FIT_WORDS)
+    for sample, score, fits in told:
+        assert not fits or (score is not None and fits == {fit_of(score)}), sample
+
+
+def test_what_may_not_be_said_of_a_prompt_is_in_no_answer_of_another_score(cases: list[Case]) -> None:
+    for sample, scores, *_ in cases:
+        if (score := scores["correspondence"]) is not None and "does not score low" not in sample.answer:
+            others = [words for fit in FIT_WORDS if fit != fit_of(score) for words in FIT_WORDS[fit]]
+            assert not [words for words in others if words in sample.answer], sample
 
 
 def test_level_words_are_used_for_levels_only(cases: list[Case]) -> None:

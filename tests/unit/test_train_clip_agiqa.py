@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,36 +11,45 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import default_collate
-from transformers import CLIPConfig, CLIPModel, Trainer
+from transformers import CLIPConfig, CLIPModel
 
 from instruct_data.settings import read_settings
-from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig
+from mint_iqa.clip_agiqa import ClipAgiqaConfig
 from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 from mint_iqa.clip_agiqa_towers import ClipTowers
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import bootstrap_interval, prompt_folds
 from tests import tiny_clip
 from tests.unit.training_fixtures import REPOSITORY, write_pictures
-from train import clip_agiqa, clip_agiqa_report, pictures
-from train.clip_agiqa import ClipAgiqaRecipe, ClipAgiqaTrainer, Crops, Learner, split, train
+from train import clip_agiqa, clip_agiqa_report, pictures, run
+from train.clip_agiqa import (
+    ClipAgiqaLearner,
+    ClipAgiqaRecipe,
+    ClipAgiqaTrainer,
+    Crops,
+    in_turns,
+    split,
+    train,
+)
 from train.clip_agiqa_report import best_epoch, report
 
 CONFIGS = REPOSITORY / "configs" / "clip_agiqa"
 SIDE = 48  # of the fixture's pictures
 
 
-def kill_after_first_checkpoint(patch: pytest.MonkeyPatch, trainer: type[Trainer]) -> None:
-    """While `patch` lasts, a run of this trainer ends as Ctrl-C ends it, right after its first checkpoint."""
-    save = trainer._save_checkpoint
+def kill_after_first_checkpoint(patch: pytest.MonkeyPatch) -> None:
+    """While `patch` lasts, a run ends as Ctrl-C ends it, right after its first checkpoint."""
+    save = ClipAgiqaTrainer._save_checkpoint
 
     def save_and_die(self: Any, *args: Any, **kwargs: Any) -> None:
         save(self, *args, **kwargs)
         raise KeyboardInterrupt
 
-    patch.setattr(trainer, "_save_checkpoint", save_and_die)
+    patch.setattr(ClipAgiqaTrainer, "_save_checkpoint", save_and_die)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +74,7 @@ def rows() -> list[dict[str, str]]:
 
 def recipe(root: Path, output: Path, **settings: Any) -> ClipAgiqaRecipe:
     small: dict[str, Any] = {"backbone": str(root / "clip"), "rounds": 1, "epochs": 3, "batch_size": 4}
-    small |= {"output": str(output), "log_steps": 1, "threads": 1, "learning_rate": 1e-2}
+    small |= {"output": str(output), "log_steps": 1, "threads": 1, "learning_rate": 1e-2, "save_steps": 3}
     return ClipAgiqaRecipe(**(small | settings))
 
 
@@ -152,11 +162,6 @@ def test_a_picture_smaller_than_a_crop_is_named(root: Path, rows: list[dict[str,
 # --- what learns ---
 
 
-def trainer_of(settings: ClipAgiqaRecipe, model: ClipAgiqa, found: Crops) -> ClipAgiqaTrainer:
-    arguments = clip_agiqa.arguments(settings, Path(settings.output), found.steps)
-    return ClipAgiqaTrainer(model=Learner(model), args=arguments, train_dataset=found)
-
-
 @pytest.mark.parametrize(
     ("settings", "absent"),
     [
@@ -174,9 +179,9 @@ def test_gradient_reaches_the_prompts_and_their_fusion_and_nothing_else(
     model = clip_agiqa.build(chosen)
     found = Crops(rows, np.arange(4), chosen, model.towers)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    Learner(model.train())(**default_collate([found[0], found[1]]))["loss"].backward()
+    ClipAgiqaLearner(model, chosen).train()(default_collate([found[0], found[1]]))["mse"].backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    trainer_of(chosen, model, found).train()
+    clip_agiqa.trainer_of(chosen, model, found).train()
     moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert reached == moved == model.learned().keys()
     parts = ("auxiliary", "ctx", "prompts_text", "prompts_vis", "proj")
@@ -192,7 +197,7 @@ def test_the_loss_of_a_few_pictures_falls(finished: Path) -> None:
 
 def test_a_checkpoint_holds_what_is_learned_and_no_backbone(finished: Path) -> None:
     (checkpoint,) = (finished / "round0").glob("checkpoint-*")
-    names = load_file(checkpoint / "model.safetensors").keys()
+    names = load_file(checkpoint / "trained.safetensors").keys()
     assert {name.split(".")[0] for name in names} == {"auxiliary", "target"}
 
 
@@ -201,15 +206,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_and_scores(
 ) -> None:
     settings = recipe(root, tmp_path / "run")
     with monkeypatch.context() as patch:
-        kill_after_first_checkpoint(patch, ClipAgiqaTrainer)
+        kill_after_first_checkpoint(patch)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
     assert [p.name for p in (tmp_path / "run" / "round0").glob("checkpoint-*")] == ["checkpoint-3"]
+    with pytest.raises(MintIQAError, match="go on with it by --resume"):
+        train(settings)
     steps = steps_of(monkeypatch)
-    train(settings)
+    train(settings, resume=True)
     assert len(steps) == 6  # of 9: it did not start over
     (once,), (again,) = ((d / "round0").glob("checkpoint-*") for d in (finished, tmp_path / "run"))
-    first, second = (load_file(c / "model.safetensors") for c in (once, again))
+    first, second = (load_file(c / "trained.safetensors") for c in (once, again))
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
     for epoch in (1, 2, 3):
         one, other = (d / "round0" / f"epoch{epoch}.json" for d in (finished, tmp_path / "run"))
@@ -218,8 +225,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_and_scores(
 
 def test_a_finished_run_is_left_as_it_is(root: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = steps_of(monkeypatch)
-    train(recipe(root, finished))
+    train(recipe(root, finished), resume=True)
     assert steps == []
+    with pytest.raises(MintIQAError, match=r"begun with another recipe \(differing: learning_rate\)"):
+        train(recipe(root, finished, learning_rate=1e-3), resume=True)
 
 
 def steps_of(patch: pytest.MonkeyPatch) -> list[int]:
@@ -232,6 +241,28 @@ def steps_of(patch: pytest.MonkeyPatch) -> list[int]:
 
     patch.setattr(ClipAgiqaTrainer, "compute_loss", counted)
     return steps
+
+
+def test_scores_of_several_processes_come_back_in_the_order_of_the_pictures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everyone = [[0.0, 3.0, 6.0], [1.0, 4.0], [2.0, 5.0]]
+    monkeypatch.setattr(clip_agiqa, "processes", lambda: 3)
+    monkeypatch.setattr(
+        torch.distributed, "all_gather_object", lambda parts, own: parts.__setitem__(slice(None), everyone)
+    )
+    assert in_turns(everyone[0]) == [float(i) for i in range(7)]
+
+
+def test_a_backbone_that_is_not_there_ends_in_one_sentence(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(asdict(recipe(root, tmp_path / "run", backbone=str(tmp_path / "none")))))
+    monkeypatch.setattr(sys, "argv", ["train.clip_agiqa", str(file)])
+    assert run.command(ClipAgiqaRecipe, train, None) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ") and str(tmp_path / "none") in message
 
 
 # --- what comes out ---
