@@ -45,8 +45,8 @@ FAULT_WORDS: dict[FaultName, tuple[str, ...]] = {
 # How strong a named fault is, and the severity (0..1) from which each word holds.
 GRADES: dict[str, float] = {"slightly": 0.0, "clearly": 0.5, "heavily": 0.8}
 
-# What nano is taught to say of picture and prompt, each up to the word that gives it away. Those with a blank in
-# front do so inside an answer only: one may begin with "The picture does not say".
+# What nano is taught to say of picture and prompt, each up to the word that gives it away. A blank in front:
+# inside an answer only, for one may begin with "The picture does not say".
 FIT_WORDS: dict[Fit, tuple[str, ...]] = {
     "missed": (
         "It does", " The picture does", " the picture does", "picture does not show", "because what",

@@ -33,9 +33,8 @@ from train.resume import writing
 from train.settings import Stage1
 from train.settling import Settling, settle
 
-PART = (
-    16  # pictures that go through the tower at once: a third faster than 32 on a CPU, whose caches are small
-)
+# Pictures that go through the tower at once: on a CPU, whose caches are small, 1.4 times as fast as 32.
+PART = 16
 
 
 @dataclass(frozen=True)
