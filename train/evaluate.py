@@ -89,6 +89,9 @@ def evaluate(run: Path) -> dict[str, Any]:
         chosen = np.random.default_rng(1).permutation(good)[:FAULT_PICTURES]
         result |= _faults(rater, [images[i] for i in chosen], [rows[i]["prompt"] for i in chosen])
         result |= _malformation(rater, images, [row["prompt"] for row in rows], right)
+    photographs = pictures.flickr8k(pictures.data_root())
+    if kept := photographs[len(photographs) - recipe.held_out_photographs :]:
+        result["captions"] = _captions(rater, kept)
     (run / "evaluation.json").write_text(json.dumps(result))
     return result
 
@@ -122,6 +125,15 @@ def _malformation(
     }  # fmt: skip
 
 
+def _captions(rater: Rater, photographs: Sequence[dict[str, Any]]) -> list[list[float]]:
+    """Correspondence of photographs kept apart: [with a caption of its own, with an unrelated one] each."""
+    images = [read_image(p["path"]).rgb for p in tqdm(photographs, desc="Photographs", disable=None)]
+    own = [p["captions"][0] for p in photographs]
+    rng = np.random.default_rng(0)
+    (right, _), (wrong, _) = rater(images, own, [unrelated_prompt(text, own, rng) for text in own])
+    return np.stack([right[:, 2], wrong[:, 2]], axis=1).tolist()
+
+
 def monotone_share(ladders: Sequence[dict[str, Any]], tolerance: float = 1.0) -> dict[str, float]:
     """Share of pictures whose quality never rises by over `tolerance` points from level to level (0..5)."""
     steps = np.diff(np.array([item["quality"] for item in ladders]), axis=2)
@@ -138,6 +150,13 @@ def summary(runs: Sequence[Path]) -> Iterator[str]:
         yield from _beside_people(results, predicted, label)
     pairs = _over_runs(results, _share_above, "correspondence", "wrong_correspondence")
     yield f"right prompt above a wrong one: {pairs}"
+    if captions := [pair for r in results for pair in r.get("captions", [])]:
+        own, other = np.array(captions).T
+        low, high = bootstrap_interval(_share_above, own, other)
+        yield (
+            f"a photograph's caption above an unrelated one: {_share_above(own, other):.3f} "
+            f"[{low:.3f}, {high:.3f}] of {len(own)}"
+        )
     yield f"authenticity SRCC with quality: {_over_runs(results, srcc, 'authenticity', 'quality')}"
     ladders = [item for r in results for item in r.get("ladder", [])]
     if ladders:

@@ -114,6 +114,13 @@ def test_right_prompts_are_counted_against_wrong_ones(tmp_path: Path) -> None:
     )
 
 
+def test_captions_of_photographs_are_counted_against_unrelated_ones(tmp_path: Path) -> None:
+    lines = list(summary([run(tmp_path, FALLING[:4], captions=[[50.0, 40.0]] * 3 + [[30.0, 30.0]])]))
+    assert line(lines, "a photograph") == (
+        "a photograph's caption above an unrelated one: 0.750 [0.250, 1.000] of 4"
+    )
+
+
 def test_authenticity_is_compared_with_quality(tmp_path: Path) -> None:
     lines = list(summary([run(tmp_path, FALLING[:4])]))
     assert line(lines, "authenticity SRCC").startswith("authenticity SRCC with quality: -1.0000 [")

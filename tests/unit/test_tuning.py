@@ -15,13 +15,14 @@ from torch import Tensor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.vision import PIXEL_STATISTICS
-from tests.unit.training_fixtures import GENERATORS, SIZE, World, living_in
-from train import cross_validate, features, pictures, tuning
+from tests.unit.training_fixtures import CAPTIONS, GENERATORS, SIZE, World, living_in
+from train import cross_validate, evaluate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
 from train.features import load_features
 from train.readout import FITTED, Readout, smoothed
 from train.settings import Stage1
 from train.settling import Settling, originals, settle
+from train.sources import split
 from train.stage1 import load_model
 from train.tuning import Course, TunedReadout, Tuning, image_vectors
 
@@ -314,8 +315,8 @@ def test_the_summary_lists_each_generator_left_out(tmp_path):
     assert "tuned, generator left out, quality_srcc: mean 0.4000 (alpha 0.200, beta 0.600)" in lines
 
 
-def test_the_command_leaves_a_run_that_stage_2_and_the_evaluation_can_start_from(
-    folder, tmp_path, monkeypatch
+def test_the_command_leaves_a_run_that_stage_2_can_start_from_and_that_is_evaluated(
+    folder, human, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(tuning, "Tuning", lambda: SHORT)
     output = tmp_path / "stage1"
@@ -325,3 +326,9 @@ def test_the_command_leaves_a_run_that_stage_2_and_the_evaluation_can_start_from
     assert (recipe.test_fold, recipe.folds) == (2, 5)
     before, after = model_of(folder).state_dict(), model_of(output).state_dict()
     assert not torch.equal(before["shortcut.layers.0.weight"], after["shortcut.layers.0.weight"])
+    found = evaluate.evaluate(output)
+    tested = {human[i]["image"] for i in split(human, recipe).test}
+    assert {p["image"] for p in found["predictions"]} == tested
+    assert all(own != other for own, other in found["captions"]) and len(found["captions"]) == len(CAPTIONS)
+    lines = list(evaluate.summary([output]))
+    assert any(text.startswith("a photograph's caption above an unrelated one") for text in lines)
