@@ -335,7 +335,7 @@ class Assessor:
         faults = {(token,) for token in language.first_tokens([*other, *grades]) - allowed}
         score = rated.scores.model_dump()["correspondence"]
         fit = None if score is None else fit_of(score)
-        claims = [words for name in FIT_WORDS if name != fit for words in FIT_WORDS[name]]
+        claims = [words for words, fits in FIT_WORDS.items() if fit not in fits]
         return sorted(faults | language.sequences(claims))
 
     def language_model(self) -> LanguageModel:

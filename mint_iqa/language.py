@@ -247,10 +247,17 @@ class LanguageModel(nn.Module):
         return {self.word_ids(word)[0] for word in words}
 
     def sequences(self, phrases: Sequence[str]) -> set[tuple[int, ...]]:
-        """The tokens of each phrase, inside an answer and, without a blank in front, at its start."""
-        starts = (phrase for phrase in phrases if not phrase.startswith(" "))
-        starting = (self.tokenizer(phrase, add_special_tokens=False)["input_ids"] for phrase in starts)
-        return {tuple(ids) for ids in (*starting, *(self.word_ids(phrase.lstrip()) for phrase in phrases))}
+        """The tokens of each phrase, inside an answer and, without a blank in front, at its start.
+
+        With a blank in front there are none where the tokenizer makes no difference between the two.
+        """
+        found: set[tuple[int, ...]] = set()
+        for phrase in phrases:
+            words = phrase.lstrip()
+            start = tuple(self.tokenizer(words, add_special_tokens=False)["input_ids"])
+            inside = tuple(self.word_ids(words))
+            found |= {start, inside} if words == phrase else {inside} - {start}
+        return found
 
 
 def _stop_ids(model: Any, tokenizer: PreTrainedTokenizerBase | None, end_of_turn: int | None) -> set[int]:

@@ -45,16 +45,26 @@ FAULT_WORDS: dict[FaultName, tuple[str, ...]] = {
 # How strong a named fault is, and the severity (0..1) from which each word holds.
 GRADES: dict[str, float] = {"slightly": 0.0, "clearly": 0.5, "heavily": 0.8}
 
-# What nano is taught to say of picture and prompt, each up to the word that gives it away. A blank in front:
-# inside an answer only, for one may begin with "The picture does not say".
-FIT_WORDS: dict[Fit, tuple[str, ...]] = {
-    "missed": (
-        "It does", " The picture does", " the picture does", "picture does not show", "because what",
-        "misses what",
-    ),
-    "part": ("shows only", "shows part", "In part:", "prompt in part", "Part of"),
-    "shown": ("shows what", "asks for can", "prompt well"),
-}  # fmt: skip
+# What nano is taught to say of picture and prompt, each up to the word that gives it away, and where it holds
+# (None: without a prompt). A blank in front: inside an answer only, for one may begin with "The picture does
+# not say".
+FIT_WORDS: dict[str, tuple[Fit | None, ...]] = {
+    "It does not show": ("missed",),
+    "It does": ("missed", "shown", None),  # "It does not score low" would be false where something is missing
+    " The picture does": ("missed",),
+    "the picture does": ("missed",),
+    "picture does not show": ("missed",),
+    "because what the prompt": ("missed",),
+    "misses what": ("missed",),
+    "shows only part": ("part",),
+    "shows part of": ("part",),
+    "In part:": ("part",),
+    "prompt in part": ("part",),
+    "Part of what": ("part",),
+    "shows what the": ("shown",),
+    "asks for can": ("shown",),
+    "prompt well": ("shown",),
+}
 
 # The four questions behind `Assessment.explanation`, in the wording of the published instruction data.
 QUESTIONS: dict[str, str] = {

@@ -11,12 +11,13 @@ After each epoch both are scored. The epoch is chosen by the validation pictures
 published figures, by the test pictures themselves. A run that was cut off goes on with --resume.
 """
 
+import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,6 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import Dataset, default_collate
 from transformers import TrainerCallback, TrainerState, set_seed
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, ClipAgiqaOutput
 from mint_iqa.clip_agiqa_crops import normalize, resize
@@ -36,8 +36,8 @@ from mint_iqa.images import read_image
 from mint_iqa.metrics import prompt_folds
 from train import pictures
 from train.clip_agiqa_report import TASKS, best_epoch, label, report, write_epoch
-from train.resume import begin, rank, writing
-from train.run import PlanTrainer, command, device, run_to_end
+from train.resume import begin, rank, write_whole, writing
+from train.run import PlanTrainer, arguments, command, device, run_to_end
 from train.settings import Optimisation
 from train.trainable import Learner, declare
 from train.whole_batch import processes, whole_batch
@@ -48,7 +48,7 @@ Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
 
 @dataclass
 class ClipAgiqaRecipe(Optimisation):
-    """The defaults are the paper's."""
+    """The defaults are the paper's. What is said of steps is meant for each round."""
 
     output: str = "runs/clip_agiqa"
     trains: list[str] = field(default_factory=lambda: ["(auxiliary|target)"])
@@ -64,7 +64,7 @@ class ClipAgiqaRecipe(Optimisation):
     batch_size: int = 64
     learning_rate: float = 1e-4
     weight_decay: float = 0.0
-    schedule: str = "constant"  # of the learning rate: constant, cosine, ...
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate, after the warm-up
     warmup: float = 0.0
     bf16: bool = False
 
@@ -167,6 +167,7 @@ class AfterEachEpoch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step % self.steps == 0:
+            control.should_save = True
             keep(self.folder, state.global_step // self.steps, self.model, self.judge(self.model))
 
 
@@ -230,8 +231,15 @@ def train_round(
 ) -> None:
     """One split; leaves in round<number>/ the scores of each epoch and, in model/, the best of them."""
     folder = Path(recipe.output) / f"round{number}"
+    checkpoint = begin(recipe, resume, folder)
     recipe = replace(recipe, output=str(folder))
-    checkpoint = begin(recipe, resume)
+    settings = arguments(recipe, deepspeed)  # several processes find each other here
+    if deepspeed is not None and settings.hf_deepspeed_config.is_zero3():
+        raise MintIQAError(
+            "bad_config",
+            f"{deepspeed} shares out the weights, which CLIP-AGIQA needs whole after each epoch: take ZeRO 1 "
+            "or 2.",
+        )
     parts = split(rows, number)
     set_seed(recipe.seed + number)
     model = build(recipe)
@@ -241,18 +249,22 @@ def train_round(
             label(folder, rows, {"validation": parts.validation, "test": parts.test})
     score = partial(judge, rows=rows, chosen=kept_apart, bf16=recipe.bf16)
     if recipe.epochs == 0:
-        return keep(folder, 0, model.to(device()), score(model))
+        return None if (folder / "model").exists() else keep(folder, 0, model.to(device()), score(model))
     crops = Crops(rows, parts.train, recipe, model.towers)
+    done = 0 if checkpoint is None else int(checkpoint.name.split("-")[1])
+    forget_epochs(folder, after=done // crops.steps)
     trainer = trainer_of(recipe, model, crops, deepspeed)
-    if is_deepspeed_zero3_enabled():
-        raise MintIQAError(
-            "bad_config",
-            f"{deepspeed} shares out the weights, which CLIP-AGIQA needs whole after each epoch: take ZeRO 1 "
-            "or 2.",
-        )
     trainer.add_callback(AfterEachEpoch(model, crops.steps, folder, score))
     run_to_end(trainer, checkpoint)
     return None
+
+
+def forget_epochs(folder: Path, after: int) -> None:
+    """Remove the scores of epochs that are yet to come, which a killed run may have left: the best one would
+    be looked for among them as well."""
+    for path in folder.glob("epoch*.json") if rank() == 0 else ():
+        if int(path.stem.removeprefix("epoch")) > after:
+            path.unlink()
 
 
 def trainer_of(
@@ -261,7 +273,8 @@ def trainer_of(
     learner = ClipAgiqaLearner(model, recipe)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [{"params": learned, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}]
-    other = {"lr_scheduler_type": recipe.schedule, "max_grad_norm": 0.0}
+    schedule = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule
+    other = {"lr_scheduler_type": schedule, "max_grad_norm": 0.0}
     return ClipAgiqaTrainer(recipe, learner, groups, crops, default_collate, deepspeed, **other)
 
 
@@ -272,7 +285,10 @@ def train(recipe: ClipAgiqaRecipe, resume: bool = False, deepspeed: Path | None 
     rows = pictures.agiqa3k(pictures.data_root())
     for number in range(recipe.rounds):
         train_round(recipe, rows, number, resume, deepspeed)
+        if processes() > 1:
+            dist.barrier()  # before one looks at what another may still write
     if rank() == 0:
+        write_whole(Path(recipe.output) / "recipe.json", json.dumps(asdict(recipe), indent=2))
         print("\n".join(report(Path(recipe.output))))
     return Path(recipe.output)
 

@@ -130,8 +130,8 @@ class AnswerShares:
     """How often answers are right. named: the fault of a picture, levels 4 and 5; only: and no other; zeroed,
     shuffled, unguarded: `named` with zeros or another picture's soft tokens, and without banned words; clean:
     no fault named where there is none; agreeing: level words with scores; claims: what is said of the prompt
-    agrees with its score, of the answers that say something of it, and without banned words; empty: a grade
-    without a fault."""
+    agrees with its score, of the answers that say something of it; claims_unguarded: to the same questions,
+    without banned words; empty: a grade without a fault."""
 
     named: Share
     only: Share
@@ -159,7 +159,9 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
     pairs = [*zip(faulted, own, strict=True), *zip(clean, calm, strict=True)]
     everything = [*pairs, *(pair for texts in answers.values() for pair in zip(asked, texts, strict=True))]
     cases, texts = [case for case, _ in pairs], [text for _, text in pairs]
+    fit = QUESTIONS["correspondence"]
     unguarded = ask(assessor, faulted, QUESTION, guarded=False)
+    free = [*unguarded, *ask(assessor, asked, fit, guarded=False)]
     return AnswerShares(
         named=share_of(faulted, own, right),
         only=share_of(faulted, own, no_other),
@@ -168,8 +170,8 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
         unguarded=share_of(faulted, unguarded, right),
         clean=share_of(clean, calm, right),
         agreeing=share([c.group for c, _ in everything], [words_agree(*pair) for pair in everything]),
-        claims=claims(everything),
-        claims_unguarded=claims([*zip(faulted, unguarded, strict=True)]),
+        claims=claims([*faulted, *asked], [*own, *answers[fit]]),
+        claims_unguarded=claims([*faulted, *asked], free),
         empty=share([c.group for c, _ in everything], [empty(text) for _, text in everything]),
         faults={
             f: FaultShares(precision(cases, texts, f), recall(cases, texts, f)) for f in pictures.KADID_FAULTS
@@ -211,9 +213,9 @@ def share_of(cases: Sequence[Case], answers: Sequence[str], holds: Any) -> Share
     return share([case.group for case in cases], hits)
 
 
-def claims(pairs: Sequence[tuple[Case, str]]) -> Share:
+def claims(cases: Sequence[Case], answers: Sequence[str]) -> Share:
     """How often what is said of the prompt agrees with the score, of the answers that say something of it."""
-    telling = [pair for pair in pairs if claimed_fits(pair[1])]
+    telling = [pair for pair in zip(cases, answers, strict=True) if claimed_fits(pair[1])]
     return share([case.group for case, _ in telling], [claims_hold(*pair) for pair in telling])
 
 

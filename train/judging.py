@@ -127,7 +127,10 @@ def words_agree(case: Case, answer: str) -> bool:
 
 # Regular expressions that say how much of its prompt a picture shows.
 FIT_STEMS: dict[Fit, str] = {
-    "missed": r"does(?: not|n't) (?:show|fit|match|follow)|is not what the picture|misses what",
+    "missed": (
+        r"(?<!one word )(?<!what )does(?: not|n't) (?:show|fit|match|follow)"
+        r"|is not what the picture|misses what"
+    ),
     "part": r"part of what|in part only|in part:|some of what|misses part",
     "shown": r"(?:shows|contains) what|asks for can be seen|prompt well|(?:fits|matches) the prompt",
 }

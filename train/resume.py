@@ -16,7 +16,7 @@ from train.settings import Optimisation
 
 WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
 # Settings that may differ between a run and its continuation: they move no weight.
-HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads")
+HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
 
 
 def rank() -> int:
@@ -33,35 +33,41 @@ def checkpoints(output: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def begin(recipe: Optimisation, resume: bool) -> Path | None:
+def begin(recipe: Optimisation, resume: bool, folder: Path | None = None) -> Path | None:
     """The checkpoint to go on from, if there is one. Writes the resolved recipe beside the weights to come.
 
+    folder: where they come, if not in the recipe's output itself.
     MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.
     """
-    output = Path(recipe.output)
-    whole = checkpoints(output)
-    if not resume and (whole or (output / "model").exists()):
+    output = Path(recipe.output) if folder is None else folder
+    whole, finished = checkpoints(output), (output / "model").exists()
+    if not resume and (whole or finished):
         raise MintIQAError(
             "output_exists",
             f"{output} holds a run: go on with it by --resume, or name another --set output=.",
         )
     written, settings = output / "recipe.json", asdict(recipe)
+    if whole or finished:
+        _check_recipe(output, json.loads(written.read_text(encoding="utf-8")), settings)
     if whole:
-        _check_continuation(whole[-1], json.loads(written.read_text(encoding="utf-8")), settings)
+        _check_processes(whole[-1])
     if rank() == 0:
         output.mkdir(parents=True, exist_ok=True)
         write_whole(written, json.dumps(settings, indent=2))
     return whole[-1] if whole else None
 
 
-def _check_continuation(checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+def _check_recipe(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
     if keys:
         raise MintIQAError(
             "other_recipe",
-            f"{checkpoint.parent} was begun with another recipe (differing: {', '.join(sorted(keys))}): "
+            f"{output} was begun with another recipe (differing: {', '.join(sorted(keys))}): "
             "resume with its recipe.json, or name another --set output=.",
         )
+
+
+def _check_processes(checkpoint: Path) -> None:
     processes = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))["processes"]
     if processes != world_size():
         raise MintIQAError(

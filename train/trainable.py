@@ -61,7 +61,7 @@ def declare(
             )
         if wrong := [n for n in named if n.startswith(tuple(foreign))]:
             raise MintIQAError(
-                "bad_config", f"trains: {pattern!r} names {wrong[0]}, which the other stage owns."
+                "bad_config", f"trains: {pattern!r} names {wrong[0]}, which does not train here."
             )
         for name in named:
             parameters[name].requires_grad_(True)

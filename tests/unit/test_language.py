@@ -8,7 +8,7 @@ import torch
 from mint_iqa.chat import IMAGE_PLACE, MAX_HISTORY, SYSTEM, scores_in_words
 from mint_iqa.errors import MintIQAError
 from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel, pad_left
-from tests import tiny
+from tests import tiny, tiny_llms
 
 SCORES = {"quality": 34.9, "authenticity": 52.0, "correspondence": None}
 
@@ -192,6 +192,13 @@ def test_a_phrase_is_banned_at_the_start_of_an_answer_and_within_it(language):
     held = [tokenizer.decode(list(ids)) for ids in language.sequences(["In part:"])]
     assert sorted(held) == [" In part:", "In part:"]
     assert [tokenizer.decode(list(ids)) for ids in language.sequences([" In part:"])] == [" In part:"]
+
+
+def test_a_phrase_meant_for_the_inside_is_left_out_where_the_start_looks_the_same():
+    words = tiny_llms.tokenizer("mistral")
+    mistral = LanguageModel(tiny_llms.model("mistral", words), words)
+    assert mistral.sequences([" In part:"]) == set()
+    assert len(mistral.sequences(["In part:"])) == 1
 
 
 def test_the_first_token_of_a_word_is_taken_as_inside_a_sentence(language):

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def rows() -> list[dict[str, str]]:
 
 def recipe(root: Path, output: Path, **settings: Any) -> ClipAgiqaRecipe:
     small: dict[str, Any] = {"backbone": str(root / "clip"), "rounds": 1, "epochs": 3, "batch_size": 4}
-    small |= {"output": str(output), "log_steps": 1, "threads": 1, "learning_rate": 1e-2, "save_steps": 3}
+    small |= {"output": str(output), "log_steps": 1, "threads": 1, "learning_rate": 1e-2}
     return ClipAgiqaRecipe(**(small | settings))
 
 
@@ -201,20 +201,26 @@ def test_a_checkpoint_holds_what_is_learned_and_no_backbone(finished: Path) -> N
     assert {name.split(".")[0] for name in names} == {"auxiliary", "target"}
 
 
+@pytest.mark.parametrize(("save_steps", "saved"), [(100, 3), (2, 2)], ids=["after an epoch", "within one"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_and_scores(
-    root: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_steps: int, saved: int
 ) -> None:
-    settings = recipe(root, tmp_path / "run")
+    settings = recipe(root, tmp_path / "run", save_steps=save_steps)
     with monkeypatch.context() as patch:
         kill_after_first_checkpoint(patch)
         with pytest.raises(KeyboardInterrupt):
             train(settings)
-    assert [p.name for p in (tmp_path / "run" / "round0").glob("checkpoint-*")] == ["checkpoint-3"]
+    round0 = tmp_path / "run" / "round0"
+    assert [p.name for p in round0.glob("checkpoint-*")] == [f"checkpoint-{saved}"]
+    for later in (2, 9):  # of a run that came further, and was killed before a checkpoint said so
+        perfect = {"quality": list(range(8)), "correspondence": list(range(8))}
+        (round0 / f"epoch{later}.json").write_text(json.dumps(perfect))
     with pytest.raises(MintIQAError, match="go on with it by --resume"):
         train(settings)
     steps = steps_of(monkeypatch)
     train(settings, resume=True)
-    assert len(steps) == 6  # of 9: it did not start over
+    assert len(steps) == 9 - saved  # it did not start over
+    assert sorted(p.name for p in round0.glob("epoch*.json")) == [f"epoch{n}.json" for n in (1, 2, 3)]
     (once,), (again,) = ((d / "round0").glob("checkpoint-*") for d in (finished, tmp_path / "run"))
     first, second = (load_file(c / "trained.safetensors") for c in (once, again))
     assert all(torch.equal(second[name], tensor) for name, tensor in first.items())
@@ -227,6 +233,7 @@ def test_a_finished_run_is_left_as_it_is(root: Path, finished: Path, monkeypatch
     steps = steps_of(monkeypatch)
     train(recipe(root, finished), resume=True)
     assert steps == []
+    assert read_settings(ClipAgiqaRecipe, finished / "recipe.json") == recipe(root, finished)
     with pytest.raises(MintIQAError, match=r"begun with another recipe \(differing: learning_rate\)"):
         train(recipe(root, finished, learning_rate=1e-3), resume=True)
 
@@ -289,6 +296,22 @@ def test_without_epochs_the_sentences_alone_score(root: Path, tmp_path: Path) ->
     assert len(scores["quality"]) == len(scores["correspondence"]) == 8
     assert len(set(scores["quality"])) > 1
     assert next(report(output)) == "epoch chosen by the validation pictures: 0"
+    written = (output / "round0" / "epoch0.json").stat().st_mtime_ns
+    settings = recipe(root, output, epochs=0, text_depth=0, vision_depth=0, rounds=2)
+    train(settings, resume=True)  # one round more
+    assert (output / "round0" / "epoch0.json").stat().st_mtime_ns == written
+    assert (output / "round1" / "epoch0.json").exists()
+    with pytest.raises(MintIQAError, match="begun with another recipe"):
+        train(replace(settings, auxiliary=False), resume=True)
+
+
+def test_the_learning_rate_warms_up_and_stays(root: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
+    chosen = recipe(root, tmp_path / "run", epochs=2, warmup=0.5)
+    model = clip_agiqa.build(chosen)
+    trainer = clip_agiqa.trainer_of(chosen, model, Crops(rows, np.arange(10), chosen, model.towers))
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates == [0.0, 0.5e-2, 1e-2, 1e-2]
 
 
 def invented(output: Path, number: int, scores: dict[int, list[float]]) -> None:
