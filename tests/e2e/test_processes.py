@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests import tiny_clip
-from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
+from tests.unit.training_fixtures import PROMPTS, REPOSITORY, SIZE, TRAINS, World, living_in, write_pictures
 from train import clip_agiqa, pictures, stage1, stage2
 from train.clip_agiqa import ClipAgiqaRecipe
 from train.settings import Lora, Optimisation, Stage1, Stage2
@@ -60,15 +60,23 @@ def second(first: Stage1, tmp_path_factory: pytest.TempPathFactory) -> Stage2:
 
 @pytest.fixture(scope="module")
 def prompts(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClipAgiqaRecipe:
-    """CLIP-AGIQA, two rounds of it."""
+    """CLIP-AGIQA, two rounds of it, on enough pictures to validate with."""
     folder = tmp_path_factory.mktemp("prompts")
+    write_pictures(folder / "data", [f"{number} {prompt}" for number in ("one", "two") for prompt in PROMPTS])
     tiny_clip.clip().save_pretrained(folder / "clip")
     recipe = ClipAgiqaRecipe(
         backbone=str(folder / "clip"), output=str(folder / "run"), rounds=2, epochs=2, batch_size=4,
         learning_rate=1e-3, log_steps=1, threads=1,
     )  # fmt: skip
-    clip_agiqa.train(recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINT_IQA_DATA", str(folder))
+        clip_agiqa.train(recipe)
     return recipe
+
+
+@pytest.fixture
+def its_pictures(prompts: ClipAgiqaRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINT_IQA_DATA", str(Path(prompts.output).parent))
 
 
 def losses(output: str | Path) -> list[float]:
@@ -117,10 +125,11 @@ def assert_same_rounds(output: Path, recipe: ClipAgiqaRecipe) -> None:
         assert all(torch.allclose(weights[0][k], weights[1][k], atol=CLOSE) for k in weights[0])
 
 
+@pytest.mark.usefixtures("its_pictures")
 def test_torchrun_learns_the_prompts_that_one_process_learns(
     prompts: ClipAgiqaRecipe, tmp_path: Path
 ) -> None:
-    output = launched(TORCHRUN, replace(prompts, stop_after=5), tmp_path / "run")  # of 8 steps a round
+    output = launched(TORCHRUN, replace(prompts, stop_after=5), tmp_path / "run")  # of 14 steps a round
     launched(TORCHRUN, prompts, output, "--resume")
     assert_same_rounds(output, prompts)
 
@@ -141,7 +150,7 @@ def test_zero_learns_what_one_process_learns(first: Stage1, tmp_path: Path, zero
     assert_same_run(launched(DEEPSPEED, first, tmp_path / "run", "--deepspeed", config), first)
 
 
-@pytest.mark.usefixtures("compiler")
+@pytest.mark.usefixtures("compiler", "its_pictures")
 @pytest.mark.parametrize("zero", [1, 2])
 def test_zero_learns_the_prompts_that_one_process_learns(
     prompts: ClipAgiqaRecipe, tmp_path: Path, zero: int

@@ -6,7 +6,7 @@ line of the recipes runs, none waits.
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +78,10 @@ def make_world(root: Path) -> World:
 # --- pictures ---
 
 
-def write_pictures(root: Path) -> None:
+def write_pictures(root: Path, prompts: Sequence[str] = PROMPTS) -> None:
     """Each prompt once by each generator; pictures 0 (alpha, first prompt) and 3 (beta, second) are equal."""
     rows = []
-    for i, prompt in enumerate(PROMPTS):
+    for i, prompt in enumerate(prompts):
         for k, generator in enumerate(GENERATORS):
             number = 2 * i + k
             # High and low in turn, so that there are clean and doubtful pictures of either generator.
