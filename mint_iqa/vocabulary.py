@@ -61,7 +61,7 @@ FIT_WORDS: dict[str, tuple[Fit | None, ...]] = {
     "In part:": ("part",),
     "prompt in part": ("part",),
     "Part of what": ("part",),
-    "shows what the": ("shown",),
+    "shows what": ("shown",),
     "asks for can": ("shown",),
     "prompt well": ("shown",),
 }
