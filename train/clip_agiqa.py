@@ -251,9 +251,9 @@ def train_round(
     if recipe.epochs == 0:
         return None if (folder / "model").exists() else keep(folder, 0, model.to(device()), score(model))
     crops = Crops(rows, parts.train, recipe, model.towers)
+    trainer = trainer_of(recipe, model, crops, deepspeed)
     done = 0 if checkpoint is None else int(checkpoint.name.split("-")[1])
     forget_epochs(folder, after=done // crops.steps)
-    trainer = trainer_of(recipe, model, crops, deepspeed)
     trainer.add_callback(AfterEachEpoch(model, crops.steps, folder, score))
     run_to_end(trainer, checkpoint)
     return None

@@ -47,7 +47,7 @@ def begin(recipe: Optimisation, resume: bool, folder: Path | None = None) -> Pat
             f"{output} holds a run: go on with it by --resume, or name another --set output=.",
         )
     written, settings = output / "recipe.json", asdict(recipe)
-    if whole or finished:
+    if whole or (finished and written.exists()):  # the model alone may have been put there
         _check_recipe(output, json.loads(written.read_text(encoding="utf-8")), settings)
     if whole:
         _check_processes(whole[-1])

@@ -290,6 +290,16 @@ def test_the_kept_model_is_that_of_the_best_epoch_and_is_served(
         assert scores.correspondence == pytest.approx(expected["correspondence"][i] * 100, abs=1e-3)
 
 
+def test_too_few_pictures_for_one_batch_are_said_to_be(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(MintIQAError, match="do not fill one batch of 64"):
+        train(recipe(root, tmp_path / "run", batch_size=64))
+
+
+def test_a_folder_that_holds_a_model_and_no_recipe_is_trained_into(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "run" / "round0" / "model").mkdir(parents=True)
+    assert (train(recipe(root, tmp_path / "run", epochs=1), resume=True) / "round0" / "epoch1.json").exists()
+
+
 def test_without_epochs_the_sentences_alone_score(root: Path, tmp_path: Path) -> None:
     output = train(recipe(root, tmp_path / "run", epochs=0, text_depth=0, vision_depth=0))
     scores = json.loads((output / "round0" / "epoch0.json").read_text())
