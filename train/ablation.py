@@ -29,6 +29,7 @@ from train import pictures
 from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, share_of
 from train.features import load_features
 from train.judging import right, words_agree
+from train.precision import autocast
 from train.readout import Readout, figures
 from train.resume import write_whole
 from train.settings import Stage1
@@ -124,7 +125,7 @@ class Ablation:
         for start in tqdm(range(0, len(sources), 16), desc=f"{size} px", disable=None):
             paths = [self.human[i]["path"] for i in sources[start : start + 16]]
             pixels = processor.pixel_values([read_image(path).rgb for path in paths])
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 encoded = model.encode_image(pixels, explain=False)
                 yield encoded.statistics.float(), model.alignment.encode_image(encoded.image_embeds).float()
 

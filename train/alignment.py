@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
+from train.precision import autocast
 from train.sources import Sources, read_sources
 from train.stage1 import caption_bank
 
@@ -31,7 +32,7 @@ def features(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources,
     found = []
     for start in tqdm(range(0, len(rows), 32), desc="Features", disable=None):
         pixels = sources.pixels["flickr8k"][rows[start : start + 32]][:, inner, inner]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             embeds = model.encode_image(processor.normalize(pixels)).image_embeds
         found.append(torch.cat([embeds[:, 0], embeds[:, 1:].mean(dim=1)], dim=-1).float())
     return torch.cat(found)

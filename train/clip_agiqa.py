@@ -36,6 +36,7 @@ from mint_iqa.images import read_image
 from mint_iqa.metrics import prompt_folds
 from train import pictures
 from train.clip_agiqa_report import TASKS, best_epoch, label, report, write_epoch
+from train.precision import autocast
 from train.resume import begin, rank, write_whole, writing
 from train.run import PlanTrainer, arguments, command, device, run_to_end
 from train.settings import Optimisation
@@ -144,7 +145,7 @@ class ClipAgiqaLearner(Learner):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         # Here and not around it: engines that wrap a module switch an outer autocast off.
-        with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.bf16):
+        with autocast(inputs["pixel_values"].device.type, self.bf16):
             output = self.model(inputs["pixel_values"])
         everyone = ClipAgiqaOutput(*(None if part is None else whole_batch(part) for part in output))
         mos = (whole_batch(inputs[key]) for key in TASKS.values())
@@ -186,7 +187,7 @@ def judge(
 ) -> dict[str, list[float]]:
     """Scores 0..1 of the chosen rows by task, as `ClipAgiqa.score` gives them; processes share the work."""
     model.eval()
-    with torch.autocast(model.backbone.device.type, torch.bfloat16, enabled=bf16):
+    with autocast(model.backbone.device.type, bf16):
         outputs = [
             model.score(pixels_of(rows[i]["path"]), alignment=True) for i in chosen[rank() :: processes()]
         ]

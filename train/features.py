@@ -26,6 +26,7 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
 from train.plan import Example, Picture, look, picture_of
+from train.precision import autocast
 from train.settings import Stage1
 from train.sources import Sources, read_sources
 
@@ -80,7 +81,7 @@ def encode(
     for start in tqdm(range(0, len(examples), BATCH), desc="Looks", disable=None, mininterval=10):
         part = examples[start : start + BATCH]
         crops = np.stack([sources.pixels[e.pixels[0]][e.pixels[1]][inner, inner] for e in part])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             encoded = model.encode_image(processor.normalize(crops))
             row = {
                 "statistics": encoded.statistics,

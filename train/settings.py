@@ -23,7 +23,7 @@ class Optimisation:
     learning_rate: float = 2e-4  # of Q-Formers
     weight_decay: float = 0.05
     warmup: float = 0.05  # share of the steps
-    bf16: bool = True  # autocast; weights keep their own precision
+    bf16: bool = True  # autocast, where the processor has bfloat16; weights keep their own precision
     seed: int = 0
     stop_after: int | None = None  # steps after which the run ends, whatever its schedule
     save_steps: int = 100

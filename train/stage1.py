@@ -31,6 +31,7 @@ from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.reading import read_bytes
 from train import pictures
 from train.plan import Looks, draw
+from train.precision import autocast
 from train.rated import Ratings, write_rated
 from train.resume import begin, checkpoints, rank, write_whole, writing
 from train.run import PlanTrainer, command, device, run_to_end
@@ -106,7 +107,7 @@ class Scorer(Learner):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         # Here and not around it: engines that wrap a module switch an outer autocast off.
-        with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.recipe.bf16):
+        with autocast(inputs["pixel_values"].device.type, self.recipe.bf16):
             encoded = self.model.encode_image(inputs["pixel_values"])
             first = self._score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
             second = self._score(encoded, inputs["second_ids"], inputs["second_mask"])
@@ -175,7 +176,7 @@ def caption_bank(model: MintIQAModel, processor: MintIQAProcessor, sources: Sour
             batch = flat[start : start + 256]
             text = processor.text(batch)
             ids, mask = text.ids.to(model.device), text.mask.to(model.device)
-            with torch.autocast(model.device.type, torch.bfloat16):
+            with autocast(model.device.type):
                 vectors |= dict(zip(batch, model.alignment.encode_text(ids, mask).cpu(), strict=True))
         bank = torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])
         # Under its name only when it is whole, whatever kills the process.

@@ -33,6 +33,7 @@ from mint_iqa.vocabulary import FAULT_WORDS
 from train import pictures
 from train.instructions import Found, Instructions, detected, draw_instructions
 from train.plan import CLEAN_FROM
+from train.precision import autocast
 from train.resume import begin, rank, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1, Stage2
@@ -54,7 +55,7 @@ class Explainer(Learner):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         # Here and not around it: engines that wrap a module switch an outer autocast off.
-        with torch.autocast(inputs["pixel_values"].device.type, torch.bfloat16, enabled=self.recipe.bf16):
+        with autocast(inputs["pixel_values"].device.type, self.recipe.bf16):
             soft = self.soft_tokens(inputs)
             grounding = self.recipe.grounding_weight * self.grounding_loss(soft, inputs)
             return {"answer": self.answer_loss(soft, inputs), "grounding": grounding}
@@ -173,7 +174,7 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
         text = processor.text([sources.human[sources.rows["agiqa3k"][i].source]["prompt"] for i in part])
         pixels = processor.normalize(sources.pixels["agiqa3k"][part][:, inner, inner])
         inputs = [tensor.to(model.device) for tensor in (pixels, text.ids, text.mask)]
-        with torch.autocast(model.device.type, torch.bfloat16):
+        with autocast(model.device.type):
             severities = model(*inputs).faults.float().sigmoid()
         found |= {i: detected(s.tolist(), model.config.faults) for i, s in zip(part, severities, strict=True)}
     return found

@@ -28,6 +28,7 @@ from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import PIXEL_STATISTICS, VisionTower, pixel_statistics
 from train import pictures
 from train.features import FOLDS, SETS, load_features
+from train.precision import half_type
 from train.readout import FITTED, Fit, Readout, refresh, smoothed
 from train.resume import writing
 from train.settings import Stage1
@@ -92,19 +93,20 @@ class TowerStatistics(nn.Module):
 
 
 class TunedReadout(Readout):
-    """A read-out whose pictures come through the tower, in bfloat16; random crops of them while it learns."""
+    """A read-out whose pictures come through the tower; random crops of them while it learns."""
 
     def __init__(self, model: MintIQAModel, features: dict[str, Tensor], human: list[dict[str, str]]) -> None:
         super().__init__(model, features, human, Fit(dropout=0.0))
         self.crops = Crops(model, features)
+        self.half = half_type()
         self.generator: torch.Generator | None = None
 
     def picture(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         pixel_values, reader = self.crops(rows, self.generator), TowerStatistics(self.model.vision)
         # Weights in bfloat16 beside those in float32 that learn: on CPU 1.7 times as fast as autocast, which
         # keeps what is between the matrix products in float32.
-        half = {name: parameter.bfloat16() for name, parameter in reader.named_parameters()}
-        parts = pixel_values.bfloat16().split(PART)
+        half = {name: parameter.to(self.half) for name, parameter in reader.named_parameters()}
+        parts = pixel_values.to(self.half).split(PART)
         statistics = torch.cat([functional_call(reader, half, (part,)) for part in parts])
         statistics = torch.cat([pixel_statistics(pixel_values), statistics], dim=1)
         return statistics, image_vectors(self.model, statistics)

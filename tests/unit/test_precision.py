@@ -1,0 +1,30 @@
+"""Training computes in bfloat16 only where the processor does."""
+
+import pytest
+import torch
+
+from train import precision
+
+SQUARE = torch.ones(4, 4)
+
+
+def product(wanted: bool) -> torch.dtype:
+    with precision.autocast("cpu", wanted):
+        return (SQUARE @ SQUARE).dtype
+
+
+@pytest.mark.parametrize(("has", "kind"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_is_used_where_the_processor_has_it(
+    has: bool, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: has)
+    assert (product(wanted=True), precision.half_type()) == (kind, kind)
+
+
+def test_bfloat16_is_not_used_where_the_recipe_does_not_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: True)
+    assert product(wanted=False) == torch.float32
+
+
+def test_every_processor_says_whether_it_has_bfloat16() -> None:
+    assert precision.has_bfloat16("cpu") in (True, False)
