@@ -33,6 +33,7 @@ from instruct_data.wordings import (
 )
 from mint_iqa.vocabulary import (
     DIMENSIONS,
+    EXPLAINED_BY,
     FAULT_WORDS,
     LEVEL_CUTS,
     NAMED_FROM,
@@ -46,14 +47,6 @@ from mint_iqa.vocabulary import (
 
 MOST_NAMED = 2
 LOW_BELOW = 60.0  # below "good", a score asks for a reason
-
-QUALITY_FAULTS: frozenset[FaultName] = frozenset({"blur", "noise", "compression", "darkness", "pixelation"})
-# Which faults explain which score; a wrong prompt is no fault of the picture.
-EXPLAINED_BY: dict[Dimension, frozenset[FaultName]] = {
-    "quality": QUALITY_FAULTS,
-    "authenticity": frozenset({"malformation"}),
-    "correspondence": frozenset(),
-}
 
 KINDS = (
     *QUESTIONS, "why_low", "what_faults", "how_bad", "what_to_change", "is_it_the_prompt", "number_meaning",

@@ -39,8 +39,10 @@ from mint_iqa.vocabulary import (
     NAMED_FROM,
     QUESTIONS,
     FaultName,
+    false_denials,
     fit_of,
     grade_of,
+    level_of,
 )
 
 PRESETS = Path(__file__).parent / "weights"
@@ -321,8 +323,8 @@ class Assessor:
         """Token sequences that an answer about this picture must not hold, because they claim too much.
 
         First tokens of the words for faults that were not detected, and for strengths that none of the
-        detected has: a named fault is a detected fault, as strong as it is said to be. And what is said of
-        the prompt at other scores than this one.
+        detected has: a named fault is a detected fault, as strong as it is said to be. What is said of the
+        prompt at other scores than this one. And that no fault explains a score, where one does.
         """
         if not self.model.config.faults:
             return []  # taught in other words than ours
@@ -333,10 +335,11 @@ class Assessor:
         other = [w.split()[0] for n in known if n not in detected for w in FAULT_WORDS[n]]
         grades = GRADES.keys() - {grade_of(fault.severity) for fault in rated.faults}
         faults = {(token,) for token in language.first_tokens([*other, *grades]) - allowed}
-        score = rated.scores.model_dump()["correspondence"]
-        fit = None if score is None else fit_of(score)
+        scores = {name: score for name, score in rated.scores.model_dump().items() if score is not None}
+        fit = fit_of(scores["correspondence"]) if "correspondence" in scores else None
         claims = [words for words, fits in FIT_WORDS.items() if fit not in fits]
-        return sorted(faults | language.sequences(claims))
+        denials = false_denials({name: level_of(score) for name, score in scores.items()}, detected)
+        return sorted(faults | language.sequences([*claims, *denials]))
 
     def language_model(self) -> LanguageModel:
         with self._lock:

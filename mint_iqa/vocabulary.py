@@ -4,6 +4,7 @@ Answers, the JSON and the page all take their words from here, so they can't dis
 """
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 Dimension = Literal["quality", "authenticity", "correspondence"]
@@ -42,6 +43,13 @@ FAULT_WORDS: dict[FaultName, tuple[str, ...]] = {
     "malformation": ("malformed in places", "warped in places", "misshapen in places"),
 }
 
+# Which faults explain which score; a wrong prompt is no fault of the picture.
+EXPLAINED_BY: dict[Dimension, frozenset[FaultName]] = {
+    "quality": frozenset({"blur", "noise", "compression", "darkness", "pixelation"}),
+    "authenticity": frozenset({"malformation"}),
+    "correspondence": frozenset(),
+}
+
 # How strong a named fault is, and the severity (0..1) from which each word holds.
 GRADES: dict[str, float] = {"slightly": 0.0, "clearly": 0.5, "heavily": 0.8}
 
@@ -66,6 +74,18 @@ FIT_WORDS: dict[str, tuple[Fit | None, ...]] = {
     "prompt well": ("shown",),
 }
 
+# What nano is taught to say where no fault explains a score ("the quality is fair"), each up to the word that
+# gives it away, and the same where it has several scores in view.
+UNEXPLAINED_SCORE = (", but", ". I can", "; none", ", yet", ", and no", ": I can", ". None")
+UNEXPLAINED_SCORES = (". None", ". I can", ". No")
+FAULTLESS = (
+    "None of the faults I",
+    "can detect no fault",
+    "No technical",
+    "faults I look",
+    "fault that I know",
+)
+
 # The four questions behind `Assessment.explanation`, in the wording of the published instruction data.
 QUESTIONS: dict[str, str] = {
     "quality": "How is the quality of the image?",
@@ -84,6 +104,28 @@ def fit_of(correspondence: float) -> Fit:
     """How much of its prompt a picture may be said to show at a score on 0..100."""
     fits: dict[Level, Fit] = {"bad": "missed", "poor": "missed", "fair": "part"}
     return fits.get(level_of(correspondence), "shown")
+
+
+def false_denials(levels: Mapping[Dimension, Level], found: Collection[FaultName]) -> list[str]:
+    """How what denies a fault begins, as nano is taught it, where `found` makes that false.
+
+    levels: of the scores that are there.
+    """
+    if not found:
+        return []
+    explained = {name for name, faults in EXPLAINED_BY.items() if faults & set(found)}
+    one = [
+        f"{n} is {level}{words}"
+        for n, level in levels.items()
+        for words in UNEXPLAINED_SCORE
+        if n in explained
+    ]
+    lists = [f"and the {name} is {level}" for name, level in levels.items()]
+    if "correspondence" in levels:  # the only score of which no fault is ever denied by itself
+        lists.append(f"correspondence is {levels['correspondence']}")
+    several = [f"{clause}{words}" for clause in lists for words in UNEXPLAINED_SCORES]
+    counts = ["No fault that counts"] if explained >= {"quality", "authenticity"} else []
+    return [*one, *several, *counts, *FAULTLESS]
 
 
 def grade_of(severity: float) -> str:

@@ -23,7 +23,7 @@ from instruct_data.prompts import unrelated_prompt
 from mint_iqa.assessor import Assessor
 from mint_iqa.evaluation.results import finite
 from mint_iqa.images import read_image
-from mint_iqa.vocabulary import QUESTIONS
+from mint_iqa.vocabulary import EXPLAINED_BY, QUESTIONS, FaultName
 from train import pictures
 from train.judging import (
     FITTING,
@@ -32,6 +32,7 @@ from train.judging import (
     Share,
     claimed_fits,
     claims_hold,
+    denies_faults,
     denies_prompt,
     empty,
     no_other,
@@ -46,6 +47,7 @@ from train.settings import Stage1
 from train.sources import split
 
 QUESTION = "Why does this image score low?"
+WHY = "Why is the {} not higher?"
 BATCH = 8
 CLEAN_MOS = 3.5  # of 5: "a clean picture with high scores"
 MATCHING_MOS = 3.0  # of 5, alignment: the picture shows its own prompt
@@ -53,13 +55,17 @@ EVERY = 5  # of the cases, every fifth is asked the other questions
 
 
 def faulted_cases(
-    assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int, seed: int = 4
+    assessor: Assessor,
+    rows: Sequence[dict[str, str]],
+    per_fault: int,
+    seed: int = 4,
+    faults: Sequence[FaultName] = pictures.KADID_FAULTS,
 ) -> list[Case]:
-    """Pictures with MOS >= 2.5 under each fault of KADID-10k at levels 4 and 5 in turn."""
+    """Pictures with MOS >= 2.5 under each of `faults` at levels 4 and 5 in turn."""
     rng = np.random.default_rng(seed)
     good = [r for r in rows if float(r["mos_quality"]) >= 2.5]
     cases = []
-    for fault in pictures.KADID_FAULTS:
+    for fault in faults:
         for i, k in enumerate(rng.permutation(len(good))[:per_fault]):
             image = apply_fault(read_image(good[k]["path"]).rgb, fault, 4 + i % 2, rng).image
             (rated,) = assessor.rate([(assessor.read(image), good[k]["prompt"])])
@@ -131,7 +137,8 @@ class AnswerShares:
     shuffled, unguarded: `named` with zeros or another picture's soft tokens, and without banned words; clean:
     no fault named where there is none; agreeing: level words with scores; claims: what is said of the prompt
     agrees with its score, of the answers that say something of it; claims_unguarded: to the same questions,
-    without banned words; empty: a grade without a fault."""
+    without banned words; admits: asked of a score that a detected fault explains, it denies no fault;
+    admits_unguarded: the same without banned words; empty: a grade without a fault."""
 
     named: Share
     only: Share
@@ -142,6 +149,8 @@ class AnswerShares:
     agreeing: Share
     claims: Share
     claims_unguarded: Share
+    admits: Share
+    admits_unguarded: Share
     empty: Share
     faults: dict[str, FaultShares]
     questions: Sensitivity
@@ -161,6 +170,7 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
     cases, texts = [case for case, _ in pairs], [text for _, text in pairs]
     fit = QUESTIONS["correspondence"]
     unguarded = ask(assessor, faulted, QUESTION, guarded=False)
+    blamed = [*faulted, *faulted_cases(assessor, rows, per_fault, faults=("malformation",))]
     free = [*unguarded, *ask(assessor, asked, fit, guarded=False)]
     return AnswerShares(
         named=share_of(faulted, own, right),
@@ -172,6 +182,8 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
         agreeing=share([c.group for c, _ in everything], [words_agree(*pair) for pair in everything]),
         claims=claims([*faulted, *asked], [*own, *answers[fit]]),
         claims_unguarded=claims([*faulted, *asked], free),
+        admits=admits(assessor, blamed),
+        admits_unguarded=admits(assessor, blamed, guarded=False),
         empty=share([c.group for c, _ in everything], [empty(text) for _, text in everything]),
         faults={
             f: FaultShares(precision(cases, texts, f), recall(cases, texts, f)) for f in pictures.KADID_FAULTS
@@ -219,6 +231,17 @@ def claims(cases: Sequence[Case], answers: Sequence[str]) -> Share:
     return share([case.group for case, _ in telling], [claims_hold(*pair) for pair in telling])
 
 
+def admits(assessor: Assessor, cases: Sequence[Case], guarded: bool = True) -> Share:
+    """Asked why a score is not higher that a detected fault explains: how often none is denied."""
+    groups, hits = [], []
+    for name, explaining in EXPLAINED_BY.items():
+        own = [case for case in cases if explaining & {fault.name for fault in case.rated.faults}]
+        answers = ask(assessor, own, WHY.format(name), guarded=guarded)
+        groups += [case.group for case in own]
+        hits += [not denies_faults(answer) for answer in answers]
+    return share(groups, hits)
+
+
 def _example(case: Case, answer: str) -> str:
     return f"[{case.fault or 'clean'} {case.level}] {case.rated.scores.model_dump()} -> {answer}"
 
@@ -236,6 +259,8 @@ def report(found: AnswerShares) -> Iterator[str]:
     yield f"level words agree with the scores: {found.agreeing}"
     yield f"what is said of the prompt agrees with its score: {found.claims}"
     yield f"  without the guard: {found.claims_unguarded}"
+    yield f"denies no fault that was detected, asked why a score is not higher: {found.admits}"
+    yield f"  without the guard: {found.admits_unguarded}"
     yield f"grades a fault without naming one: {found.empty}"
     yield f"different questions get different answers: {found.questions.different}"
     yield f"answers fit their question: {found.questions.fitting}"

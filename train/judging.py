@@ -147,6 +147,17 @@ def claims_hold(case: Case, answer: str) -> bool:
     return claimed_fits(answer) <= (set() if score is None else {fit_of(round(score, 2))})
 
 
+# Regular expressions that say that no fault is to blame.
+DENIAL_STEMS = (
+    r"\bno(?:ne)? (?:of the |technical )?faults?\b", r"detect nothing", r"can't name the cause",
+)  # fmt: skip
+
+
+def denies_faults(answer: str) -> bool:
+    """Whether it says that no fault, or none that is known, explains what it is about."""
+    return any(re.search(stem, answer.lower()) for stem in DENIAL_STEMS)
+
+
 def denies_prompt(answer: str) -> bool:
     """Whether it says that the picture doesn't show its prompt: by level word, or as AIGCIQA2023+ does."""
     said = said_levels(answer).get("correspondence", set())

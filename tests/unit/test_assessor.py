@@ -19,7 +19,7 @@ from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, UNTAUGHT, Assessor, find_
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.modeling import MintIQAModel
-from mint_iqa.records import Assessment, FailedAssessment, Scores
+from mint_iqa.records import Assessment, FailedAssessment, Fault, Scores
 from mint_iqa.vocabulary import FAULT_WORDS, FAULTS, FIT_WORDS, GRADES, NAMED_FROM, QUESTIONS
 from tests import tiny
 
@@ -164,6 +164,26 @@ def test_of_the_prompt_only_what_its_score_says_may_be_said(assessor, pictures, 
     for phrase, fits in FIT_WORDS.items():
         sequences = language.sequences([phrase])
         assert sequences and (not sequences & banned if fit in fits else sequences <= banned), phrase
+
+
+@pytest.mark.parametrize(
+    ("fault", "explained", "other"),
+    [("malformation", "authenticity", "quality"), ("noise", "quality", "authenticity")],
+)
+def test_a_score_that_a_detected_fault_explains_is_not_called_unexplained(
+    assessor, pictures, fault, explained, other
+):
+    rated = assessor.rate([(assessor.read(pictures[0]), None)])[0]
+    scores = Scores(quality=50, authenticity=50, correspondence=None)
+    sound, faulted = (
+        set(assessor.banned_sequences(replace(rated, scores=scores, faults=faults)))
+        for faults in ((), (Fault(name=fault, severity=0.6),))
+    )
+    language = assessor.language_model()
+    for words in (", but", "; none", ". None"):
+        barred, allowed = (language.sequences([f"{name} is fair{words}"]) for name in (explained, other))
+        assert barred <= faulted and not allowed & faulted and not barred & sound, words
+    assert language.sequences(["can detect no fault"]) <= faulted - sound
 
 
 def test_a_long_prompt_is_cut_with_a_warning(assessor, pictures):

@@ -21,6 +21,7 @@ from train.judging import (
     Case,
     Sensitivity,
     claims_hold,
+    denies_faults,
     denies_prompt,
     empty,
     fits_faults,
@@ -87,6 +88,21 @@ def test_level_words_agree_with_the_scores_and_no_score_is_denied(answer, agrees
 )
 def test_what_is_said_of_the_prompt_holds_at_its_score(score, answer, holds):
     assert claims_hold(case(correspondence=score), answer) == holds
+
+
+@pytest.mark.parametrize(
+    ("answer", "denied"),
+    [
+        ("The quality is fair, but none of the faults I can detect explains it.", True),
+        ("The quality is good, and no fault that would lower it stands out.", True),
+        ("The quality is good: I can detect nothing that would lower it.", True),
+        ("No technical fault stands out in it.", True),
+        ("The quality is fair because the picture is slightly noisy.", False),
+        ("It is not low: the quality is good.", False),
+    ],
+)
+def test_a_fault_is_denied_by_saying_that_none_explains_the_score(answer, denied):
+    assert denies_faults(answer) == denied
 
 
 def test_a_graded_nothing_is_an_empty_reason():

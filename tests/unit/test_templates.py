@@ -11,7 +11,6 @@ from instruct_data.templates import (
     FAULT_WORDS,
     KINDS,
     NAMED_FROM,
-    QUALITY_FAULTS,
     Box,
     Sample,
     grade_of,
@@ -20,17 +19,19 @@ from instruct_data.templates import (
 )
 from mint_iqa.vocabulary import (
     DIMENSIONS,
+    EXPLAINED_BY,
     FAULTS,
     FIT_WORDS,
     LEVELS,
     QUESTIONS,
     Dimension,
     FaultName,
+    false_denials,
     fit_of,
     level_of,
     named_faults,
 )
-from train.judging import FIT_STEMS, claimed_fits
+from train.judging import FIT_STEMS, claimed_fits, denies_faults
 
 Scores = dict[Dimension, float | None]
 Faults = list[tuple[FaultName, float]]
@@ -68,10 +69,7 @@ def ask(
 
 def test_an_answer_names_the_faults_that_explain_it_and_no_other(cases: list[Case]) -> None:
     for sample, _, faults, _ in cases:
-        relevant = {
-            "quality": QUALITY_FAULTS, "authenticity": {"malformation"}, "correspondence": set(),
-            None: set(FAULTS),
-        }[sample.about]  # fmt: skip
+        relevant = EXPLAINED_BY[sample.about] if sample.about else set(FAULTS)
         if sample.kind in ("number_meaning", "unanswerable", "compare"):
             relevant = set()
         visible = [fault for fault in faults if fault[1] >= 0.25 and fault[0] in relevant]
@@ -110,6 +108,27 @@ def test_what_may_not_be_said_of_a_prompt_is_in_no_answer_of_another_score(cases
         fit = None if score is None else fit_of(score)
         barred = [words for words, fits in FIT_WORDS.items() if fit not in fits]
         assert not [words for words in barred if words in sample.answer], sample
+
+
+def test_what_would_deny_a_fault_is_in_no_answer_about_a_picture_that_has_it(cases: list[Case]) -> None:
+    for sample, scores, faults, _ in cases:
+        levels = {name: level_of(score) for name, score in scores.items() if score is not None}
+        found = [name for name, severity in faults if severity >= NAMED_FROM]
+        barred = [rf"{re.escape(words)}\b" for words in false_denials(levels, found)]
+        assert not [words for words in barred if re.search(words, sample.answer)], sample
+
+
+def test_every_denial_of_a_fault_is_barred_where_the_score_has_one_that_explains_it(
+    cases: list[Case],
+) -> None:
+    told = [s for s, scores, faults, _ in cases if not faults and denies_faults(s.answer)]
+    kinds = {"quality", "authenticity", "overall", "why_low", "what_faults", "how_bad"}
+    assert {sample.kind for sample in told} >= kinds
+    for sample, scores, *_ in cases:
+        levels = {name: level_of(score) for name, score in scores.items() if score is not None}
+        if denies_faults(sample.answer) and sample.kind != "where":
+            barred = [rf"{re.escape(words)}\b" for words in false_denials(levels, FAULTS)]
+            assert [words for words in barred if re.search(words, sample.answer)], sample
 
 
 def test_level_words_are_used_for_levels_only(cases: list[Case]) -> None:
