@@ -33,6 +33,7 @@ class MintIQAConfig(PretrainedConfig):
     heads: `hidden`, `outputs` and `index` of each score head (published: 48, 3 and 1; MINT-IQA section 3.2).
     faults: names that the fault head detects; empty for a model without one.
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
+    matching: whether prompts are mapped, and cosines weighed, as train.matching learned it.
     language: `hidden_size` of the LLM; `source`: where `LanguageModel.load` finds it; `taught`: false where
         stage 2 is still to come, so that nothing the LLM says of a picture would have grounds.
     processor: `image_size`, `fitted_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens`
@@ -54,6 +55,7 @@ class MintIQAConfig(PretrainedConfig):
         heads: dict[str, int] | None = None,
         faults: list[str] | None = None,
         alignment: dict[str, Any] | None = None,
+        matching: bool = False,
         language: dict[str, Any] | None = None,
         processor: dict[str, Any] | None = None,
         parts: dict[str, str] | None = None,
@@ -69,6 +71,7 @@ class MintIQAConfig(PretrainedConfig):
         self.heads = heads or {"hidden": 48, "outputs": 3, "index": 1}
         self.faults = list(faults or [])
         self.alignment = alignment
+        self.matching = matching
         self.language = language or {"hidden_size": 4096}
         self.processor = processor or {}
         self.parts = dict(parts or {})

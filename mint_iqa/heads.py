@@ -61,7 +61,11 @@ class FaultHead(nn.Module):
 class Alignment(nn.Module):
     """Image and prompt in the space of a frozen sentence encoder; the projection is learned from captions."""
 
-    def __init__(self, text: dict[str, Any], embeds_width: int) -> None:
+    knee: Tensor
+    slope: Tensor
+
+    def __init__(self, text: dict[str, Any], embeds_width: int, matching: bool = False) -> None:
+        """matching: with what train.matching learns after all else, neutral until then."""
         super().__init__()
         # Frozen, so without the dropout that BertConfig brings by itself.
         still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -73,6 +77,11 @@ class Alignment(nn.Module):
         )
         self.logit_scale = nn.Parameter(torch.tensor(3.0))
         self.gain = nn.Parameter(torch.tensor(0.5))  # what a cosine of 1 adds to correspondence (0..1)
+        self.prompt_map = nn.Linear(width, width, bias=False) if matching else None
+        if self.prompt_map is not None:
+            # Below the cosine `knee`, a prompt may be another picture's: each 1 less costs `slope` besides.
+            self.register_buffer("knee", torch.tensor(0.0))
+            self.register_buffer("slope", torch.tensor(0.0))
 
     def encode_image(self, image_embeds: Tensor) -> Tensor:
         """Unit vectors float[B, Dt] from the class token and the mean token."""
@@ -85,3 +94,18 @@ class Alignment(nn.Module):
         hidden = self.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
         weights = mask.unsqueeze(-1).float()
         return normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
+
+    def place(self, sentences: Tensor) -> Tensor:
+        """What `encode_text` gave -> unit vectors to hold against pictures, float[..., Dt]."""
+        if self.prompt_map is None:
+            return sentences
+        return normalize(
+            sentences + self.prompt_map(sentences.to(self.prompt_map.weight.dtype)).float(), dim=-1
+        )
+
+    def worth(self, similarity: Tensor) -> Tensor:
+        """What each cosine adds to correspondence (0..1), float[B]."""
+        worth = self.gain * similarity
+        return (
+            worth if self.prompt_map is None else worth - self.slope * (self.knee - similarity).clamp(min=0)
+        )

@@ -117,7 +117,9 @@ class MintIQAModel(PreTrainedModel):
         self.shortcut = Shortcut(statistics, width, hidden) if config.shortcut else None
         self.heads = nn.ModuleDict({name: ScoreHead(width, **config.heads) for name in config.dimensions})
         self.fault_head = FaultHead(width, len(config.faults)) if config.faults else None
-        self.alignment = Alignment(config.alignment, embeds_width) if config.alignment else None
+        self.alignment = (
+            Alignment(config.alignment, embeds_width, config.matching) if config.alignment else None
+        )
         self.bridge = nn.Conv1d(config.query_tokens, config.query_tokens, kernel_size=1)
         self.language_projection = nn.Linear(width, config.language["hidden_size"])
         # Whitened principal axes of the training pictures' mean image_embeds, scaled for `novelty`; see
@@ -136,6 +138,8 @@ class MintIQAModel(PreTrainedModel):
         if module is self:
             # transformers passes over modules without weights of their own, such as heads: from here, then.
             self.renew_heads()
+        if isinstance(module, Alignment) and module.prompt_map is not None:
+            nn.init.zeros_(module.prompt_map.weight)
         if module is getattr(self, "bridge", None):
             # Zero: at the start stage 2 is exactly InstructBLIP (section 3.3).
             nn.init.zeros_(module.weight)
@@ -191,9 +195,9 @@ class MintIQAModel(PreTrainedModel):
         similarity = None
         if self.alignment is not None and image_vectors is not None and prompt_vectors is not None:
             # The cosine alone: any layer that sees the prompt learns a few hundred prompts by heart.
-            similarity = (image_vectors * prompt_vectors).sum(dim=-1)
-            gain = (self.alignment.gain * similarity).unsqueeze(1)
-            scores = torch.cat([scores[:, :-1], scores[:, -1:] + gain], dim=1)
+            similarity = (image_vectors * self.alignment.place(prompt_vectors)).sum(dim=-1)
+            worth = self.alignment.worth(similarity).unsqueeze(1)
+            scores = torch.cat([scores[:, :-1], scores[:, -1:] + worth], dim=1)
         faults = self.fault_head(vectors) if self.fault_head is not None else None
         return ScoreOutput(scores, faults, vectors, similarity)
 

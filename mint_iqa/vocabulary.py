@@ -124,7 +124,7 @@ def false_denials(levels: Mapping[Dimension, Level], found: Collection[FaultName
     if "correspondence" in levels:  # the only score of which no fault is ever denied by itself
         lists.append(f"correspondence is {levels['correspondence']}")
     several = [f"{clause}{words}" for clause in lists for words in UNEXPLAINED_SCORES]
-    counts = ["No fault that counts"] if explained >= {"quality", "authenticity"} else []
+    counts = [f"stands out to me, and the {name}" for name in levels if name in explained]
     return [*one, *several, *counts, *FAULTLESS]
 
 

@@ -121,6 +121,10 @@ def apply(model: MintIQAModel, dimension: str, adjustment: Adjustment) -> set[st
     last.bias[head.index] += constant
     names = {f"{prefix}.0.weight", f"{prefix}.1.bias"}
     if dimension == model.config.dimensions[-1] and model.alignment is not None:
-        model.alignment.gain += adjustment.slope * model.alignment.gain + adjustment.gain
+        alignment = model.alignment
+        alignment.gain += adjustment.slope * alignment.gain + adjustment.gain
         names.add("alignment.gain")
+        if alignment.prompt_map is not None:
+            alignment.slope += adjustment.slope * alignment.slope
+            names.add("alignment.slope")
     return names

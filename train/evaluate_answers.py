@@ -60,16 +60,18 @@ def faulted_cases(
     per_fault: int,
     seed: int = 4,
     faults: Sequence[FaultName] = pictures.KADID_FAULTS,
+    levels: Sequence[int] = (4, 5),
 ) -> list[Case]:
-    """Pictures with MOS >= 2.5 under each of `faults` at levels 4 and 5 in turn."""
+    """Pictures with MOS >= 2.5 under each of `faults`, at each of `levels` in turn."""
     rng = np.random.default_rng(seed)
     good = [r for r in rows if float(r["mos_quality"]) >= 2.5]
     cases = []
     for fault in faults:
         for i, k in enumerate(rng.permutation(len(good))[:per_fault]):
-            image = apply_fault(read_image(good[k]["path"]).rgb, fault, 4 + i % 2, rng).image
+            level = levels[i % len(levels)]
+            image = apply_fault(read_image(good[k]["path"]).rgb, fault, level, rng).image
             (rated,) = assessor.rate([(assessor.read(image), good[k]["prompt"])])
-            cases.append(Case(rated, fault, 4 + i % 2, good[k]["prompt"]))
+            cases.append(Case(rated, fault, level, good[k]["prompt"]))
     return cases
 
 
@@ -170,7 +172,8 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
     cases, texts = [case for case, _ in pairs], [text for _, text in pairs]
     fit = QUESTIONS["correspondence"]
     unguarded = ask(assessor, faulted, QUESTION, guarded=False)
-    blamed = [*faulted, *faulted_cases(assessor, rows, per_fault, faults=("malformation",))]
+    malformed = faulted_cases(assessor, rows, 2 * per_fault, faults=("malformation",), levels=(2, 3))
+    blamed = [*faulted, *malformed]  # weak ones too, which are the ones that are denied
     free = [*unguarded, *ask(assessor, asked, fit, guarded=False)]
     return AnswerShares(
         named=share_of(faulted, own, right),

@@ -4,6 +4,7 @@ Without instructions for it a processor computes in bfloat16 dozens of times mor
 with AVX2 alone multiplies matrices at 1.2 GFLOP/s and not 59.
 """
 
+import platform
 from functools import cache
 
 import torch
@@ -14,7 +15,9 @@ def has_bfloat16(kind: str) -> bool:
     """Whether devices of this kind ("cpu", "cuda") compute in bfloat16 themselves."""
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # What torch.compile goes by; public names tell no AVX-512 with it from one without.
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_avx512_bf16_supported()
+    # What torch.compile goes by; on x86 it also counts processors that only have AVX-512.
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 

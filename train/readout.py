@@ -148,8 +148,11 @@ class Readout:
 
 
 def refresh(model: MintIQAModel) -> list[Tensor]:
-    """Fresh heads, which alone are trained; their parameters."""
+    """Fresh heads, which alone are trained; their parameters. What train.matching learned is forgotten."""
     model.renew_heads()
+    if model.config.matching:
+        torch.nn.init.zeros_(model.alignment.prompt_map.weight)
+        torch.nn.init.zeros_(model.alignment.slope)
     torch.nn.init.constant_(model.shortcut.query_gain, 0.1)
     torch.nn.init.constant_(model.alignment.gain, 0.5)
     for name, parameter in model.named_parameters():

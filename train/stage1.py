@@ -160,7 +160,8 @@ class Scorer(Learner):
         everyone = torch.arange(len(self.captions), device=rows.device)
         bank = self.captions[everyone, rows[used][0] % 5].clone()
         bank[photographs] = self.captions[photographs, rows[used] % 5]
-        logits = self.model.alignment.logit_scale.exp().clamp(max=100) * image @ bank.T
+        alignment = self.model.alignment
+        logits = alignment.logit_scale.exp().clamp(max=100) * image @ alignment.place(bank).T
         return cross_entropy(logits, photographs)
 
 

@@ -297,6 +297,18 @@ def test_the_weights_say_what_the_adjustment_says(start: Path, folder: Path, dim
     assert again.score == pytest.approx(change(data), abs=1e-5)
 
 
+def test_what_an_unrelated_prompt_costs_follows_the_adjustment() -> None:
+    model = tiny.lively(tiny.model(matching=True))
+    vectors, similarity = torch.randn(5, 4, 32), torch.linspace(-0.2, 0.6, 5)
+    with torch.no_grad():
+        model.alignment.knee.fill_(0.3)
+        model.alignment.slope.fill_(2.0)
+        before = model.heads["correspondence"](vectors) + model.alignment.worth(similarity)
+        adjustment.apply(model, "correspondence", Adjustment(-0.4, np.zeros(32), 0.3, 0.2))
+        after = model.heads["correspondence"](vectors) + model.alignment.worth(similarity)
+    assert torch.allclose(after, 0.6 * before + 0.3 * similarity + 0.2, atol=1e-5)
+
+
 def test_a_head_of_several_outputs_changes_the_one_that_is_read() -> None:
     model = tiny.lively(tiny.model(heads={"hidden": 8, "outputs": 3, "index": 1}))
     vectors = torch.randn(5, 4, 32, generator=torch.Generator().manual_seed(0))

@@ -26,5 +26,13 @@ def test_bfloat16_is_not_used_where_the_recipe_does_not_want_it(monkeypatch: pyt
     assert product(wanted=False) == torch.float32
 
 
-def test_every_processor_says_whether_it_has_bfloat16() -> None:
-    assert precision.has_bfloat16("cpu") in (True, False)
+@pytest.mark.parametrize("has", [True, False])
+def test_on_x86_it_is_the_instructions_for_it_that_count(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not AVX-512 alone, where bfloat16 is emulated."""
+    monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    precision.has_bfloat16.cache_clear()
+    try:
+        assert precision.has_bfloat16("cpu") == has
+    finally:
+        precision.has_bfloat16.cache_clear()
