@@ -335,10 +335,11 @@ class Assessor:
         other = [w.split()[0] for n in known if n not in detected for w in FAULT_WORDS[n]]
         grades = GRADES.keys() - {grade_of(fault.severity) for fault in rated.faults}
         faults = {(token,) for token in language.first_tokens([*other, *grades]) - allowed}
-        scores = {name: score for name, score in rated.scores.model_dump().items() if score is not None}
-        fit = fit_of(scores["correspondence"]) if "correspondence" in scores else None
+        scores = rated.scores.model_dump()
+        levels = {name: level_of(scores[name]) for name in DIMENSIONS if scores[name] is not None}
+        fit = fit_of(scores["correspondence"]) if "correspondence" in levels else None
         claims = [words for words, fits in FIT_WORDS.items() if fit not in fits]
-        denials = false_denials({name: level_of(score) for name, score in scores.items()}, detected)
+        denials = false_denials(levels, detected)
         return sorted(faults | language.sequences([*claims, *denials]))
 
     def language_model(self) -> LanguageModel:
