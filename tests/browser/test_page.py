@@ -22,10 +22,13 @@ def upload(page: Page, path) -> None:
 
 def wait_for_answer(page: Page, number: int) -> str:
     """The whole text of the `number`th answer, from 1."""
-    expect(page.locator("#chat .bot.message")).to_have_count(number)
+    answer = page.locator("#chat .bot.message").nth(number - 1)
+    # The bubbles of Gradio and of the page that stand in its place; Stop may still be off while they do.
+    expect(answer).not_to_have_text(re.compile(r"^\s*(Loading content|…)?\s*$"))
     expect(page.locator("#stop")).to_be_disabled()
+    expect(page.locator("#chat .bot.message")).to_have_count(number)
     expect(page.locator("#files a")).to_have_count(2)
-    return page.locator("#chat .bot.message").nth(number - 1).inner_text()
+    return answer.inner_text()
 
 
 def show(page: Page, name: str = "coffee.jpg", prompt: str = "") -> None:
