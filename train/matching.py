@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,6 @@ from train.sources import split
 BATCH = 8
 SHOWN = 0.6  # of the human score, 0..1: from here on a picture shows its prompt
 VECTORS = "vectors.safetensors"
-Map = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
