@@ -123,10 +123,11 @@ class Scorer(Learner):
         if self.model.alignment is None or processes() > 1:  # sharing weights, all must call the same modules
             return self.model.score(encoded, ids, mask)
         keys = [tuple(row[:n]) for row, n in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
-        new = [i for i, key in enumerate(keys) if key not in self.sentences]
-        if new:
-            vectors = self.model.alignment.encode_text(ids[new], mask[new])
-            self.sentences |= {keys[i]: vector for i, vector in zip(new, vectors, strict=True)}
+        for i, key in enumerate(keys):
+            if key not in self.sentences:
+                # One by one: in a batch its last bits are its neighbours', and a resumed run has others.
+                part = slice(i, i + 1), slice(len(key))
+                self.sentences[key] = self.model.alignment.encode_text(ids[part], mask[part])[0]
         return self.model.score(encoded, ids, mask, torch.stack([self.sentences[key] for key in keys]))
 
     def losses(self, inputs: dict[str, Tensor], first: ScoreOutput, second: ScoreOutput) -> dict[str, Tensor]:

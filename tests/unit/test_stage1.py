@@ -267,3 +267,25 @@ def test_a_run_goes_on_from_a_saved_model(world: World, uninterrupted: Path, tmp
     folder = stage1.train(settings)
     # Nothing learnt, so nothing may have changed on the way through loading and saving.
     assert all(torch.equal(state(folder)[name], tensor) for name, tensor in state(uninterrupted).items())
+
+
+@torch.no_grad()
+def test_a_prompt_is_the_same_vector_whatever_it_is_batched_with(world: World) -> None:
+    """To the bit: a resumed run meets prompts among other neighbours than one that was not cut off."""
+    model, processor = load_model(str(world.config))
+    prompts = [
+        "a dog on a beach",
+        "king with a sword",
+        "red car",
+        "robot playing guitar near a wooden bridge",
+    ]
+    encoded = model.encode_image(torch.zeros(len(prompts), 3, SIZE, SIZE))
+    together, alone = (Scorer(model, Stage1(bf16=False)) for _ in range(2))
+    text = processor.text(prompts)
+    together._score(encoded, text.ids, text.mask)
+    for i, prompt in enumerate(prompts):
+        own = processor.text([prompt])
+        alone._score(encoded.one(i), own.ids, own.mask)
+    assert together.sentences.keys() == alone.sentences.keys()
+    for key, vector in together.sentences.items():
+        assert torch.equal(vector, alone.sentences[key])
