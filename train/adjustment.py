@@ -22,6 +22,8 @@ STRENGTHS: tuple[float | None, ...] = (None, np.inf, *(10 ** (k / 2) for k in ra
 # The strongest hold whose error is within this many standard errors of the least is taken. On 40 ratings of
 # AGIQA-3K the least itself cost up to .19 of SRCC where there was nothing to learn, half an error .06.
 STANDARD_ERRORS = 0.5
+# A hundredth of a point, squared on 0..1: smaller differences are those of processors and batches.
+ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def chosen(errors: Floats) -> int:
     """The first row of errors float[S, N] whose mean is as good as the best one's; see STANDARD_ERRORS."""
     worse = errors - errors[errors.mean(axis=1).argmin()]
     standard_error = worse.std(axis=1) / np.sqrt(errors.shape[1])
-    return int((worse.mean(axis=1) <= STANDARD_ERRORS * standard_error).argmax())
+    return int((worse.mean(axis=1) <= STANDARD_ERRORS * standard_error + ROUNDING).argmax())
 
 
 def fit(seen: Seen, wanted: Floats, weights: Floats, strength: float | None) -> Adjustment:
