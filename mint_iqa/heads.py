@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 from transformers import BertConfig, BertModel
 
 
@@ -99,13 +99,16 @@ class Alignment(nn.Module):
         """What `encode_text` gave -> unit vectors to hold against pictures, float[..., Dt]."""
         if self.prompt_map is None:
             return sentences
-        return normalize(
-            sentences + self.prompt_map(sentences.to(self.prompt_map.weight.dtype)).float(), dim=-1
-        )
+        return placed(sentences, self.prompt_map.weight)
 
     def worth(self, similarity: Tensor) -> Tensor:
         """What each cosine adds to correspondence (0..1), float[B]."""
         worth = self.gain * similarity
-        return (
-            worth if self.prompt_map is None else worth - self.slope * (self.knee - similarity).clamp(min=0)
-        )
+        if self.prompt_map is None:
+            return worth
+        return worth - self.slope * (self.knee - similarity).clamp(min=0)
+
+
+def placed(sentences: Tensor, weight: Tensor) -> Tensor:
+    """Unit sentence vectors float[..., Dt], moved by the map float[Dt, Dt]: unit vectors again, float32."""
+    return normalize(sentences + linear(sentences.to(weight.dtype), weight).float(), dim=-1)

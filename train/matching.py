@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from instruct_data.prompts import unrelated_prompt
 from instruct_data.settings import read_settings
 from mint_iqa.assessor import revision_of
 from mint_iqa.errors import MintIQAError
+from mint_iqa.heads import placed
 from mint_iqa.images import read_image
 from mint_iqa.metrics import prompt_folds, roc_auc
 from mint_iqa.modeling import MintIQAModel
@@ -82,27 +83,22 @@ class Pairs:
 
 def fit(sets: Sequence[Pairs], penalty: float, settings: Matching) -> Tensor:
     """The map's weight float[Dt, Dt]: every picture is to find a text of its own among those of its set."""
+    sets = [pairs for pairs in sets if len(pairs.vectors)]
     width = sets[0].vectors.shape[1]
     weight = torch.zeros(width, width, requires_grad=True)
     optimizer = torch.optim.Adam([weight], lr=settings.learning_rate)
     for step in range(settings.steps):
         loss = penalty * weight.square().sum()
-        for pairs in filter(lambda pairs: len(pairs.vectors), sets):
+        for pairs in sets:
             own = pairs.texts[:, step % pairs.texts.shape[1]]
             used, own = own.unique(return_inverse=True)
-            logits = settings.scale * pairs.vectors @ mapped(pairs.sentences[used], weight).T
-            loss = (
-                loss + (pairs.shown * cross_entropy(logits, own, reduction="none")).sum() / pairs.shown.sum()
-            )
+            logits = settings.scale * pairs.vectors @ placed(pairs.sentences[used], weight).T
+            each = cross_entropy(logits, own, reduction="none")
+            loss = loss + (pairs.shown * each).sum() / pairs.shown.sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return weight.detach()
-
-
-def mapped(sentences: Tensor, weight: Tensor) -> Tensor:
-    """As `Alignment.place` does."""
-    return normalize(sentences + sentences @ weight.T, dim=-1)
 
 
 def learn(
@@ -122,20 +118,16 @@ def learn(
             weight = torch.zeros(width, width)
             if penalty:
                 weight = fit([generated[(~rows).nonzero()[:, 0]], photographs], penalty, settings)
-            cosines = generated.vectors[rows] @ mapped(generated.sentences, weight).T
+            cosines = generated.vectors[rows] @ placed(generated.sentences, weight).T
             own[rows] = cosines.gather(1, generated.texts[rows])[:, 0]
             other[rows] = cosines.gather(1, unrelated[rows])
         values = torch.cat([own[show], other[show].flatten()]).numpy()
         right = np.repeat([1.0, 0.0], [int(show.sum()), other[show].numel()])
         found[penalty] = roc_auc(values, right), float(own[show].quantile(settings.missed))
     chosen = max(settings.penalties, key=lambda penalty: found[penalty][0])
-    figures = {
-        "penalty": chosen,
-        "auc_before": found[0.0][0],
-        "auc": found[chosen][0],
-        "knee": found[chosen][1],
-    }
-    return fit([generated, photographs], chosen, settings), found[chosen][1], figures
+    auc, knee = found[chosen]
+    figures = {"penalty": chosen, "auc_before": found[0.0][0], "auc": auc, "knee": knee}
+    return fit([generated, photographs], chosen, settings), knee, figures
 
 
 # --- pictures and prompts ---
@@ -206,9 +198,8 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
             "One fold is left to learn from and to choose by: train with more folds, or with all.",
         )
     photographs = pictures.flickr8k(root)
-    photographs = photographs[: max(0, len(photographs) - recipe.held_out_photographs)][
-        : settings.photographs
-    ]
+    most = min(settings.photographs, len(photographs) - recipe.held_out_photographs)
+    photographs = photographs[: max(0, most)]
     paths = [*(row["path"] for row in human), *(str(p["path"]) for p in photographs)]
     vectors = encode_once(model, processor, paths, file)
     prompts = [row["prompt"] for row in human]
@@ -216,7 +207,7 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
     texts = torch.tensor([[names.index(prompt)] for prompt in prompts])
     shown = torch.tensor([float(row["mos_align"]) / 5 for row in human])
     generated = Pairs(vectors[: len(human)], texts, sentences(model, processor, names), shown)
-    captions = [(p["captions"] * 5)[:5] for p in photographs]  # type: ignore[operator]
+    captions = [(p["captions"] * 5)[:5] for p in photographs]
     each = torch.arange(5 * len(captions)).view(-1, 5)
     flat = sentences(model, processor, [text for five in captions for text in five])
     photographed = Pairs(vectors[len(human) :], each, flat, torch.ones(len(captions)))
@@ -260,30 +251,33 @@ def save(model: MintIQAModel, output: Path) -> None:
     with written_whole(output) as folder:
         left_out = shutil.ignore_patterns("README.md")  # it speaks of another model
         shutil.copytree(model.folder, folder, ignore=left_out, dirs_exist_ok=True)
-        shards = []
-        for path in sorted(folder.glob("model*.safetensors")):
-            kept = load_file(path)
-            if before := kept.keys() & learned.keys():
-                path.unlink()
-                if kept := {k: v for k, v in kept.items() if k not in before}:
-                    save_file(kept, path, metadata={"format": "pt"})
-            if kept:
-                shards.append((path, kept))
-        count, weight_map, size = len(shards) + 1, {}, 0
-        new = folder / f"model-{count:05}-of-{count:05}.safetensors"
-        for number, (path, state) in enumerate([*shards, (None, learned)], 1):
-            name = f"model-{number:05}-of-{count:05}.safetensors"
-            if path is not None:
-                path.rename(folder / name)
-            weight_map |= dict.fromkeys(state, name)
-            size += sum(tensor.nbytes for tensor in state.values())
+        before = [path for path in sorted(folder.glob("model*.safetensors")) if _others_left(path)]
+        new = folder / "model-learned.safetensors"
         save_file(learned, new, metadata={"format": "pt"})
         new.chmod(0o644)  # safetensors makes it the owner's alone
+        weight_map, size = {}, 0
+        for number, path in enumerate([*before, new], 1):
+            state = load_file(path)
+            name = f"model-{number:05}-of-{len(before) + 1:05}.safetensors"
+            path.rename(folder / name)
+            weight_map |= dict.fromkeys(state, name)
+            size += sum(tensor.nbytes for tensor in state.values())
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
         config = json.loads((folder / "config.json").read_text()) | {"matching": True}
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         shutil.rmtree(output, ignore_errors=True)
+
+
+def _others_left(path: Path) -> bool:
+    """Take what was learned before out of a shard; whether anything else is in it."""
+    state = load_file(path)
+    others = {name: tensor for name, tensor in state.items() if not is_learned(name)}
+    if len(others) < len(state):
+        path.unlink()
+        if others:
+            save_file(others, path, metadata={"format": "pt"})
+    return bool(others)
 
 
 def main() -> int:

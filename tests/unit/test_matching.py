@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mint_iqa.heads import placed
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from tests import tiny
 from tests.unit.training_fixtures import PROMPTS, World, living_in
 from train import matching, pictures
-from train.matching import Matching, Pairs, fit, is_learned, learn, mapped
+from train.matching import Matching, Pairs, fit, is_learned, learn
 from train.readout import refresh
 from train.settings import Stage1
 from train.sources import split
@@ -88,7 +89,7 @@ def test_nearly_all_pictures_that_show_their_prompt_lie_above_the_knee() -> None
     ]
     assert found[0] < found[1]
     weight = fit([pairs], 0.05, SETTINGS)
-    cosines = (pairs.vectors * mapped(pairs.sentences, weight)[pairs.texts[:, 0]]).sum(dim=1)
+    cosines = (pairs.vectors * placed(pairs.sentences, weight)[pairs.texts[:, 0]]).sum(dim=1)
     assert (cosines > found[0]).float().mean() > 0.9
 
 
