@@ -1,6 +1,8 @@
 """What each part of the recipe brings: one fold kept out, as many passes for every row of a group.
 
-    python -m train.ablation runs/aligned nano        # a table; some two hours on 2 cores
+    python -m train.ablation runs/aligned nano        # a table
+    python -m train.ablation runs/aligned nano --only tower &        # or a group a core
+    python -m train.ablation runs/aligned nano --only heads answers
 
 Heads: fresh heads on features of the frozen tower, as train.readout fits them; rows without some pictures
 have fewer steps, and sizes are compared by what the tower says of whole pictures, without Q-Former 1.
@@ -15,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -23,6 +26,7 @@ from mint_iqa.assessor import Assessor
 from mint_iqa.images import Fit, read_image
 from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.modeling import MintIQAModel
+from mint_iqa.pretrained import initialise
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import PIXEL_STATISTICS
 from train import pictures
@@ -30,13 +34,14 @@ from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, sh
 from train.features import load_features
 from train.judging import right, words_agree
 from train.precision import autocast
-from train.readout import Readout, figures
+from train.readout import Readout, predicted, right_above_wrong
 from train.resume import write_whole
 from train.settings import Stage1
 from train.sources import split
 from train.tuning import TunedReadout, Tuning, image_vectors
 
 FOLD = 0
+GROUPS = ("heads", "tower", "answers")
 SIZES = (168, 224, 280, 336)  # pixels a side; 14 to a patch
 PASSES = 2  # of the tunings
 LORA_RANK = 16
@@ -50,13 +55,17 @@ class Ablation:
 
     def __init__(self, run: Path) -> None:
         self.run, self.path = run, run / "ablation.json"
-        self.table: Table = json.loads(self.path.read_text()) if self.path.exists() else {}
         self.human = pictures.agiqa3k(pictures.data_root())
+
+    @property
+    def table(self) -> Table:
+        return json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def row(self, name: str, measure: Callable[[], dict[str, str]]) -> None:
         if name not in self.table:
-            self.table[name] = measure()
-            write_whole(self.path, json.dumps(self.table, indent=1))
+            found = measure()
+            with FileLock(self.path.with_suffix(".lock")):  # another process may write other rows
+                write_whole(self.path, json.dumps(self.table | {name: found}, indent=1))
         print(name, self.table[name], flush=True)
 
     def model(self) -> MintIQAModel:
@@ -66,7 +75,9 @@ class Ablation:
 
     def heads(self) -> None:
         features = load_features(self.run)
-        pixels, last = slice(PIXEL_STATISTICS), 3 * self.model().config.vision["hidden_size"]
+        model = self.model()
+        pixels, last = slice(PIXEL_STATISTICS), 3 * model.config.vision["hidden_size"]
+        own_size = model.config.processor["image_size"]
         lower = slice(PIXEL_STATISTICS, -last)
         self.row("heads: all", lambda: self._fitted(features))
         self.row(
@@ -79,7 +90,17 @@ class Ablation:
         self.row("heads: without pixel statistics", lambda: self._fitted(constant(features, pixels)))
         self.row("heads: without statistics of lower taps", lambda: self._fitted(constant(features, lower)))
         for size in SIZES:
-            self.row(f"heads, clean pictures alone: {size} px", lambda s=size: self._at(features, s))
+            self.row(f"heads, clean pictures alone: {size} px", lambda s=size: self._at(features, s, model))
+        self.row(
+            "heads, clean pictures alone: before captions and faults",
+            lambda: self._at(features, own_size, self._untrained()),
+        )
+
+    def _untrained(self) -> MintIQAModel:
+        torch.manual_seed(0)
+        model = MintIQAModel(self.model().config).eval()
+        initialise(model)
+        return model
 
     def _fitted(self, features: Features) -> dict[str, str]:
         readout = Readout(self.model(), features, self.human)
@@ -88,16 +109,16 @@ class Ablation:
 
     def _judged(self, readout: Readout, features: Features) -> dict[str, str]:
         rows = ((features["fold"] == FOLD) & features["human"]).nonzero().squeeze(1)
-        found = figures(readout, rows)
-        first, _ = readout.scores(rows)
+        found = predicted(readout, rows)
         labels = [self.human[i] for i in features["source"][rows].tolist()]
-        result = {"right above wrong": f"{found['right_above_wrong']:.3f}"}
-        for name, column, label in (("quality", 0, "mos_quality"), ("correspondence", 2, "mos_align")):
+        told_apart = right_above_wrong(*(found[k] for k in ("correspondence", "second", "unrelated")))
+        result = {"right above wrong": f"{told_apart:.3f}"}
+        for name, label in (("quality", "mos_quality"), ("correspondence", "mos_align")):
             opinion = [float(r[label]) for r in labels]
             low, high = bootstrap_interval(
-                srcc, first[:, column], opinion, groups=[r["prompt"] for r in labels], samples=300
+                srcc, found[name], opinion, groups=[r["prompt"] for r in labels], samples=300
             )
-            result[name] = f"{srcc(first[:, column], opinion):.3f} [{low:.3f}, {high:.3f}]"
+            result[name] = f"{srcc(found[name], opinion):.3f} [{low:.3f}, {high:.3f}]"
         return result
 
     @torch.no_grad()
@@ -109,9 +130,8 @@ class Ablation:
                 layer.reset_parameters()
         return features | {"image": image_vectors(model, features["statistics"])}
 
-    def _at(self, features: Features, size: int) -> dict[str, str]:
+    def _at(self, features: Features, size: int, model: MintIQAModel) -> dict[str, str]:
         features = clean_only(features)
-        model = self.model()
         statistics, image = zip(*self._encoded(model, features["source"].tolist(), size), strict=True)
         seen = {"statistics": torch.cat(statistics), "image": torch.cat(image)}
         return self._fitted(emptied(features, "_queries") | seen)  # the queries are those at the run's size
@@ -222,11 +242,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run with a model and its features (train.features)")
     parser.add_argument("preset", help="the model whose answers are asked for; its training kept fold 0 out")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="groups to measure")
     options = parser.parse_args()
     ablation = Ablation(options.run)
-    ablation.heads()
-    ablation.tower()
-    ablation.answers(options.preset)
+    if "heads" in options.only:
+        ablation.heads()
+    if "tower" in options.only:
+        ablation.tower()
+    if "answers" in options.only:
+        ablation.answers(options.preset)
     print("\n".join(markdown(ablation.table)))
 
 

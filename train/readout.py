@@ -7,17 +7,16 @@ minute. train.tuning fits them with the tower instead, and is what ships.
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import dropout
 
 from instruct_data.prompts import UNRELATED_SCORE, content_words
-from mint_iqa.metrics import krcc, plcc, srcc
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
 from train.stage1 import masked_l1, rank_loss, severity_loss
 
-Floats = NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 FITTED = ("shortcut.", "heads.", "fault_head.", "alignment.gain")
 
 
@@ -174,20 +173,20 @@ def smoothed(features: dict[str, Tensor], rows: Tensor, share: float) -> Tensor:
     return targets
 
 
-def figures(readout: Readout, rows: Tensor) -> dict[str, float]:
-    """On the clean ones of unseen looks: correlations with people, right prompts against wrong ones."""
-    f = readout.features
-    clean = rows[f["human"][rows]]
-    first, second = readout.scores(clean)
-    labels = [readout.human[i] for i in f["source"][clean].tolist()]
-    quality, alignment = ([float(r[k]) for r in labels] for k in ("mos_quality", "mos_align"))
-    unrelated = (f["second_correspondence"][clean] == torch.tensor(UNRELATED_SCORE)).numpy()
+def predicted(readout: Readout, rows: Tensor) -> dict[str, list[float] | list[bool]]:
+    """Scores of looks; `second` is correspondence with the second prompt, of which some are `unrelated`."""
+    first, second = readout.scores(rows)
+    unrelated = readout.features["second_correspondence"][rows] == torch.tensor(UNRELATED_SCORE)
     return {
-        "quality_srcc": srcc(first[:, 0], quality), "quality_plcc": plcc(first[:, 0], quality),
-        "quality_krcc": krcc(first[:, 0], quality),
-        "correspondence_srcc": srcc(first[:, 2], alignment),
-        "correspondence_plcc": plcc(first[:, 2], alignment),
-        "correspondence_krcc": krcc(first[:, 2], alignment),
-        "right_above_wrong": float((first[:, 2] > second[:, 2])[unrelated].mean()),
-        "pictures": len(clean),
-    }  # fmt: skip
+        "quality": first[:, 0].round(5).tolist(),
+        "correspondence": first[:, 2].round(5).tolist(),
+        "second": second[:, 2].round(5).tolist(),
+        "unrelated": unrelated.tolist(),
+    }
+
+
+def right_above_wrong(
+    correspondence: npt.ArrayLike, second: npt.ArrayLike, unrelated: npt.ArrayLike
+) -> float:
+    """Share of the pictures with an unrelated second prompt that fit their own one better."""
+    return float((np.asarray(correspondence) > np.asarray(second))[np.asarray(unrelated, dtype=bool)].mean())

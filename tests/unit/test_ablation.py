@@ -38,7 +38,7 @@ def test_heads_and_towers_are_compared_row_by_row_and_a_row_is_measured_once(run
     table = Ablation(run)
     table.heads()
     table.tower()
-    assert len(table.table) == 6 + 2 + 4
+    assert len(table.table) == 6 + 2 + 1 + 4
     for figures in table.table.values():
         assert set(figures) == {"quality", "correspondence", "right above wrong"}
     without = [name for name in table.table if name.startswith("heads: without")]

@@ -62,6 +62,12 @@ def run(folder: Path, found: dict[str, Tensor], rows: Tensor, human: list[dict[s
         return tuning.run(folder, found, rows, human, SHORT, Path(place) / "tuning.pt")
 
 
+def fold_of(folder: Path, human: list[dict[str, str]]) -> list[int]:
+    found = load_features(folder)
+    fold = dict(zip(found["source"].tolist(), found["fold"].tolist(), strict=True))
+    return [fold[i] for i in range(len(human))]
+
+
 def without(found: dict[str, Tensor], fold: int) -> Tensor:
     return (found["fold"] != fold).nonzero().squeeze(1)
 
@@ -273,7 +279,7 @@ def test_a_left_out_generator_and_the_tested_prompts_do_not_train(folder, human)
     found = load_features(folder)
     generator = np.array([*(r["generator"] for r in human), ""])[found["source"].numpy()]
     train, test = rows_of(Job("beta", 0), found["fold"], generator)
-    assert set(generator[test]) == {"beta"} and set(found["fold"][test].tolist()) == {0}
+    assert set(test.tolist()) == set((generator == "beta").nonzero()[0])
     assert set(generator[train]) == {"alpha", ""} and 0 not in found["fold"][train].tolist()
 
 
@@ -288,31 +294,42 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     monkeypatch.setattr(cross_validate, "jobs", lambda _: by_prompt)
     cross_validate.main()
     names = [job.name for job in by_prompt]
-    assert sorted(p.stem for p in (folder / "cross_validation").iterdir()) == sorted(names)
+    results = cross_validate.results_of(folder, SHORT.epochs)
+    assert sorted(p.stem for p in results.iterdir()) == sorted(names)
     text = capsys.readouterr().out
-    for model in ("svr", "heads", "tuned"):
-        assert f"{model}, quality_srcc: " in text and "(95 %, 5 folds)" in text
-    again = folder / "cross_validation" / "all-3.json"
-    figures = json.loads(again.read_text())
+    assert "| unseen prompts, 5 of 5 folds | svr | heads | tuned |" in text
+    again = results / "all-3.json"
+    found = json.loads(again.read_text())
+    assert sorted(found["pictures"]) == [i for i, f in enumerate(fold_of(folder, human)) if f == 3]
     again.unlink()
     fitted = []
     tune = cross_validate.run
     monkeypatch.setattr(cross_validate, "run", lambda *a: (fitted.append(a[-1].stem), tune(*a))[1])
     cross_validate.main()
     assert fitted == ["all-3"]
-    assert json.loads(again.read_text()) == figures
+    assert json.loads(again.read_text()) == found
 
 
-def test_the_summary_lists_each_generator_left_out(tmp_path):
-    results = tmp_path / "cross_validation"
-    results.mkdir()
-    for name, value in (("alpha-0", 0.2), ("beta-0", 0.6), ("all-0", 0.9)):
-        figures = {"quality_srcc": value, "correspondence_srcc": value / 2}
-        by_model = dict.fromkeys(cross_validate.MODELS, figures)
-        (results / f"{name}.json").write_text(json.dumps(by_model))
-    lines = list(cross_validate.summary(tmp_path))
-    assert lines[0].startswith("svr, quality_srcc: 0.9000")
-    assert "tuned, generator left out, quality_srcc: mean 0.4000 (alpha 0.200, beta 0.600)" in lines
+def test_the_summary_holds_each_generator_left_out_against_the_baseline(folder, human, tmp_path):
+    """Scores in the order of the labels by one model, in the reverse order by another."""
+    shutil.copytree(folder, tmp_path / "run")
+    results = cross_validate.results_of(tmp_path / "run", 1)
+    results.mkdir(parents=True)
+    for generator in GENERATORS:
+        numbers = [i for i, row in enumerate(human) if row["generator"] == generator]
+        labels = np.array([float(human[i]["mos_quality"]) for i in numbers])
+        scores = {"quality": labels.tolist(), "correspondence": labels.tolist()}
+        found = {"pictures": numbers, "svr": scores | {"quality": (-labels).tolist()}}
+        found |= dict.fromkeys(("heads", "tuned"), scores)
+        (results / f"{generator}-0.json").write_text(json.dumps(found))
+    lines = list(cross_validate.summary(tmp_path / "run", 1))
+    (mean,) = (line for line in lines if line.startswith("| **mean, all** |") and "-1.000" in line)
+    assert mean == (
+        f"| **mean, all** | {len(human)} | -1.000 [-1.000, -1.000] | 1.000 [1.000, 1.000] "
+        "| 1.000 [1.000, 1.000] | 2.000 [2.000, 2.000] |"
+    )
+    unseen = fold_of(folder, human).count(0)
+    assert any(line.startswith(f"| **mean, unseen prompts** | {unseen} |") for line in lines)
 
 
 def test_the_command_leaves_a_run_that_stage_2_can_start_from_and_that_is_evaluated(
