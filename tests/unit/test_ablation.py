@@ -1,5 +1,10 @@
 """The table of what each part brings: every row from the model or the answers, none measured twice."""
 
+import importlib
+import json
+import re
+import shlex
+import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,10 +14,12 @@ import torch
 
 from mint_iqa.assessor import Assessor
 from mint_iqa.vocabulary import level_of
-from tests.unit.training_fixtures import SIZE, World, living_in
-from train import ablation, features, pictures
+from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
+from train import ablation, alignment, cross_validate, features, pictures, stage1
 from train.ablation import Ablation, answered, clean_only, constant, markdown
 from train.features import load_features
+from train.run import command
+from train.settings import Stage1
 from train.stage1 import load_model
 from train.tuning import Tuning
 
@@ -96,3 +103,40 @@ def test_the_table_has_one_part_a_group():
         "| heads | quality |", "|---|---|", "| all | 0.8 |", "| none | 0.1 |", "",
         "| answers | named |", "|---|---|", "| all | 1 |", "",
     ]  # fmt: skip
+
+
+def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, monkeypatch, capsys):
+    """On the toy model, and without the answers, for which nano itself is asked."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    monkeypatch.setattr(alignment, "HELD_OUT", 2)
+    monkeypatch.setattr(ablation, "SIZES", (28, 42))
+    monkeypatch.setattr(cross_validate, "AXES", 4)  # of few pictures
+    for module in (ablation, cross_validate):
+        monkeypatch.setattr(module, "Tuning", partial(Tuning, batch_size=4))
+    toy = [f"model={world.config}", f"trains={TRAINS}", "stop_after=2", "batch_size=4", "threads=1"]
+    more = {
+        "train.stage1": ["--set", *toy, "held_out_photographs=2"],
+        "train.ablation": ["--only", "heads", "tower"],
+    }
+    text = (REPOSITORY / "docs" / "ablation.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
+    ran = []
+    for line in block.splitlines():
+        match shlex.split(line):
+            case ["python", "-m", "train.pictures", *size]:
+                assert size == ["--image-size", "224"]  # the toy's are there
+            case ["python", "-m", name, *rest]:
+                monkeypatch.setattr("sys.argv", [name, *rest, *more.get(name, [])])
+                if name == "train.stage1":
+                    assert command(Stage1, stage1.train, "") == 0
+                else:
+                    importlib.import_module(name).main()
+                ran.append(name)
+            case _:
+                subprocess.run(line, shell=True, check=True)
+    assert ran == [f"train.{n}" for n in ("stage1", "alignment", "features", "cross_validate", "ablation")]
+    seen = json.loads(Path("runs/model224.json").read_text())["processor"]
+    assert (seen["image_size"], seen["fitted_size"]) == (224, pictures.stored_side(224))
+    tables = capsys.readouterr().out
+    assert "| generator left out, quality SRCC |" in tables and "| tower |" in tables
