@@ -1,13 +1,14 @@
 """What each part of the recipe brings: one fold kept out, as many passes for every row of a group.
 
-    python -m train.ablation runs/aligned nano        # a table
+    python -m train.ablation runs/aligned nano        # tables
     python -m train.ablation runs/aligned nano --only tower &        # or a group a core
     python -m train.ablation runs/aligned nano --only heads answers
 
 Heads: fresh heads on features of the frozen tower, as train.readout fits them; rows without some pictures
-have fewer steps, and sizes are compared by what the tower says of whole pictures, without Q-Former 1.
-Tower: a short tuning of one pass, where only what trains differs. Answers: the model that is named, with one
-of its inputs taken away. A row is written as soon as it is known, and not measured again.
+have fewer steps. Sizes: the same on clean pictures alone, by what the tower, as it comes from its part, says
+of whole pictures; without Q-Former 1. Tower: a short tuning of one pass, where only what trains differs.
+Answers: the model that is named, with one of its inputs taken away. A row is written as soon as it is known,
+and not measured again. Each row of a group is compared with its first one, on the same pictures.
 """
 
 import argparse
@@ -15,16 +16,17 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mint_iqa.assessor import Assessor
+from mint_iqa.assessor import Assessor, revision_of
 from mint_iqa.images import Fit, read_image
-from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import initialise
 from mint_iqa.processing import MintIQAProcessor
@@ -34,7 +36,7 @@ from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, sh
 from train.features import load_features
 from train.judging import right, words_agree
 from train.precision import autocast
-from train.readout import Readout, predicted, right_above_wrong
+from train.readout import LABELS, Readout, Predictions, predicted, right_above_wrong
 from train.resume import write_whole
 from train.settings import Stage1
 from train.sources import split
@@ -47,26 +49,27 @@ PASSES = 1  # of the tunings; train.tuning makes four
 LORA_RANK = 16
 PER_FAULT = 10
 Features = dict[str, Tensor]
-Table = dict[str, dict[str, str]]
+Row = dict[str, Any]  # `predicted` and the pictures' numbers, or shares in words
 
 
 class Ablation:
-    """Rows of the table, kept in a JSON file."""
+    """Rows of the tables, kept in a JSON file, which holds for the run's model as it is."""
 
     def __init__(self, run: Path) -> None:
-        self.run, self.path = run, run / "ablation.json"
+        self.run, self.path = run, run / f"ablation-{revision_of(run / 'model')}.json"
         self.human = pictures.agiqa3k(pictures.data_root())
 
     @property
-    def table(self) -> Table:
+    def rows(self) -> dict[str, Row]:
         return json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def row(self, name: str, measure: Callable[[], dict[str, str]]) -> None:
-        if name not in self.table:
-            found = measure()
-            with FileLock(self.path.with_suffix(".lock")):  # another process may write other rows
-                write_whole(self.path, json.dumps(self.table | {name: found}, indent=1))
-        print(name, self.table[name], flush=True)
+    def row(self, name: str, measure: Callable[[], Row]) -> None:
+        if name in self.rows:
+            return
+        found = measure()
+        with FileLock(self.path.with_suffix(".lock")):  # another process may write other rows
+            write_whole(self.path, json.dumps(self.rows | {name: found}))
+        print(name, "done", flush=True)
 
     def model(self) -> MintIQAModel:
         return MintIQAModel.from_pretrained(self.run / "model", dtype=torch.float32).eval()
@@ -89,11 +92,10 @@ class Ablation:
         self.row("heads: without Q-Former 1's queries", lambda: self._fitted(emptied(features, "_queries")))
         self.row("heads: without pixel statistics", lambda: self._fitted(constant(features, pixels)))
         self.row("heads: without statistics of lower taps", lambda: self._fitted(constant(features, lower)))
-        for size in SIZES:
-            self.row(f"heads, clean pictures alone: {size} px", lambda s=size: self._at(features, s, model))
+        for size in sorted(SIZES, key=lambda size: size != own_size):
+            self.row(f"sizes: {size} px", lambda s=size: self._at(features, s, self._untrained()))
         self.row(
-            "heads, clean pictures alone: before captions and faults",
-            lambda: self._at(features, own_size, self._untrained()),
+            f"sizes: {own_size} px, after captions and faults", lambda: self._at(features, own_size, model)
         )
 
     def _untrained(self) -> MintIQAModel:
@@ -102,24 +104,14 @@ class Ablation:
         initialise(model)
         return model
 
-    def _fitted(self, features: Features) -> dict[str, str]:
+    def _fitted(self, features: Features) -> Row:
         readout = Readout(self.model(), features, self.human)
         readout.fit((features["fold"] != FOLD).nonzero().squeeze(1))
         return self._judged(readout, features)
 
-    def _judged(self, readout: Readout, features: Features) -> dict[str, str]:
+    def _judged(self, readout: Readout, features: Features) -> Row:
         rows = ((features["fold"] == FOLD) & features["human"]).nonzero().squeeze(1)
-        found = predicted(readout, rows)
-        labels = [self.human[i] for i in features["source"][rows].tolist()]
-        told_apart = right_above_wrong(*(found[k] for k in ("correspondence", "second", "unrelated")))
-        result = {"right above wrong": f"{told_apart:.3f}"}
-        for name, label in (("quality", "mos_quality"), ("correspondence", "mos_align")):
-            opinion = [float(r[label]) for r in labels]
-            low, high = bootstrap_interval(
-                srcc, found[name], opinion, groups=[r["prompt"] for r in labels], samples=300
-            )
-            result[name] = f"{srcc(found[name], opinion):.3f} [{low:.3f}, {high:.3f}]"
-        return result
+        return {"pictures": features["source"][rows].tolist(), **predicted(readout, rows)}
 
     @torch.no_grad()
     def _without_captions(self, features: Features) -> Features:
@@ -130,7 +122,7 @@ class Ablation:
                 layer.reset_parameters()
         return features | {"image": image_vectors(model, features["statistics"])}
 
-    def _at(self, features: Features, size: int, model: MintIQAModel) -> dict[str, str]:
+    def _at(self, features: Features, size: int, model: MintIQAModel) -> Row:
         features = clean_only(features)
         statistics, image = zip(*self._encoded(model, features["source"].tolist(), size), strict=True)
         seen = {"statistics": torch.cat(statistics), "image": torch.cat(image)}
@@ -155,15 +147,15 @@ class Ablation:
         depth = len(self.model().vision.blocks())
         upper = tuple(f".layer.{n}." for n in range(depth // 2, depth))
         whole = Tuning(epochs=PASSES)
+        self._tower("all", whole)
         self._tower("frozen", replace(whole, trains=()))
         self._tower(f"LoRA of rank {LORA_RANK}", replace(whole, trains=("lora_",), tower_learning_rate=1e-3))
         self._tower("upper half", replace(whole, trains=upper))
-        self._tower("all", whole)
 
     def _tower(self, name: str, settings: Tuning) -> None:
-        self.row(f"tower: {name}", lambda: self._tuned(settings))
+        self.row(f"tower: {name}", lambda: self._tuned(name, settings))
 
-    def _tuned(self, settings: Tuning) -> dict[str, str]:
+    def _tuned(self, name: str, settings: Tuning) -> Row:
         features = load_features(self.run)
         rows = (features["fold"] != FOLD).nonzero().squeeze(1)
         model = self.model()
@@ -172,8 +164,8 @@ class Ablation:
             adapter = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
             inject_adapter_in_model(adapter, model.vision.backbone)
         readout = TunedReadout(model, features, self.human)
-        checkpoint = self.run / "ablation.pt"
-        readout.tune(rows, settings, "Tuning", checkpoint)
+        checkpoint = self.path.with_suffix(f".{name.replace(' ', '_')}.pt")
+        readout.tune(rows, settings, name, checkpoint)
         checkpoint.unlink()
         return self._judged(readout, features)
 
@@ -227,15 +219,29 @@ def answered(
     }
 
 
-def markdown(table: Table) -> Iterator[str]:
-    """One table a group of rows."""
-    for group in dict.fromkeys(name.split(": ")[0] for name in table):
-        rows = {n.split(": ", 1)[1]: figures for n, figures in table.items() if n.startswith(f"{group}: ")}
-        columns = list(next(iter(rows.values())))
+def markdown(rows: dict[str, Row], human: Sequence[dict[str, str]]) -> Iterator[str]:
+    """One table a group of rows; figures of scores with 95 % intervals over prompts."""
+    for group in dict.fromkeys(name.split(": ")[0] for name in rows):
+        own = {n.split(": ", 1)[1]: row for n, row in rows.items() if n.startswith(f"{group}: ")}
+        first = next(iter(own.values()))
+        cells = {n: compared(row, first, human) if "pictures" in row else row for n, row in own.items()}
+        columns = list(next(iter(cells.values())))
         yield f"| {group} | {' | '.join(columns)} |"
         yield "|---" * (1 + len(columns)) + "|"
-        yield from (f"| {name} | {' | '.join(figures.values())} |" for name, figures in rows.items())
+        yield from (f"| {name} | {' | '.join(figures.values())} |" for name, figures in cells.items())
         yield ""
+
+
+def compared(row: Row, first: Row, human: Sequence[dict[str, str]]) -> dict[str, str]:
+    """SRCC of a row and by how much it is above that of its group's first one, on the same pictures."""
+    tested = Predictions([{"pictures": row["pictures"], "own": row, "first": first}], human)
+    every = np.arange(len(row["pictures"]))
+    figures = {"right prompt above an unrelated one": f"{right_above_wrong(row):.3f}"}
+    for name in LABELS:
+        figures[f"{name} SRCC"] = tested.interval(name, every, "own")
+        above = "-" if row is first else tested.interval(name, every, "own", "first")
+        figures[f"{name}, above the first row"] = above
+    return figures
 
 
 def main() -> None:
@@ -251,7 +257,7 @@ def main() -> None:
         ablation.tower()
     if "answers" in options.only:
         ablation.answers(options.preset)
-    print("\n".join(markdown(ablation.table)))
+    print("\n".join(markdown(ablation.rows, ablation.human)))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@
     python -m train.cross_validate runs/aligned --summary
 
 Every fit is a job of its own whose predictions are kept: started again, only the missing ones run, and a
-stopped one goes on from its last pass. Each generator unseen in training, tested on prompts that are unseen
-too (fold 0), and beside them on all of its pictures; then five folds by prompt. Each job fits three models: a
-support vector machine on the frozen tower's statistics, which knows no prompt; the model's heads on the same;
-and tower and heads tuned (train.tuning). Settling, which changes no order of quality and correspondence, is
-left out.
+stopped one goes on from its last pass. First each generator is left out of training, and so are the prompts
+of fold 0; then five folds by prompt. Each job fits three models: a support vector machine on the frozen
+tower's statistics; the model's heads on the same, with what Q-Former 1 says of picture and prompt; and tower
+and heads tuned (train.tuning). Settling, which changes no order of quality and correspondence, is left out.
 """
 
 import argparse
@@ -28,21 +27,18 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from torch import Tensor
 
-from mint_iqa.metrics import bootstrap_interval, krcc, plcc, srcc, t_interval
+from mint_iqa.assessor import revision_of
+from mint_iqa.metrics import krcc, plcc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from train import pictures
-from train.features import FOLDS, load_features
-from train.readout import Readout, predicted, right_above_wrong
+from train.features import FOLDS, folds_of, load_features
+from train.readout import LABELS, Integers, Readout, Predictions, predicted, right_above_wrong
 from train.resume import write_whole
 from train.tuning import Tuning, run
 
 LEFT_OUT_FOLD = 0
 MODELS = ("svr", "heads", "tuned")
-LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 AXES = 256  # principal axes that the support vector machine sees
-
-Rows = NDArray[np.int64]
-Predictions = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -62,34 +58,39 @@ def jobs(generators: list[str]) -> list[Job]:
     return [*(Job(name, LEFT_OUT_FOLD) for name in generators), *(Job("", fold) for fold in range(FOLDS))]
 
 
-def rows_of(job: Job, fold: Tensor, generator: NDArray[np.str_]) -> tuple[Tensor, Tensor]:
-    """Looks to train on and to test on. fold int[N] (-1: no human-rated picture), generator str[N].
+def rows_of(job: Job, fold: Tensor, generator: NDArray[np.str_], copy: Integers) -> tuple[Tensor, Tensor]:
+    """Looks to train on and to test on: fold int[N] (-1: no human-rated picture), generator str[N], and copy
+    int[N], the same number for looks at byte-identical pictures.
 
     With a generator left out, its looks don't train, nor do any of the fold's prompts; all of its looks are
     tested, of which those of other folds have prompts that trained with other generators.
     """
-    unseen = fold == job.fold
-    if not job.left_out:
-        return (~unseen).nonzero().squeeze(1), unseen.nonzero().squeeze(1)
-    own = torch.from_numpy(generator == job.left_out)
-    return (~unseen & ~own).nonzero().squeeze(1), own.nonzero().squeeze(1)
+    unseen = (fold == job.fold).numpy()
+    test = generator == job.left_out if job.left_out else unseen
+    train = ~unseen & ~np.isin(copy, copy[test])
+    return torch.from_numpy(train.nonzero()[0]), torch.from_numpy(test.nonzero()[0])
 
 
 def results_of(folder: Path, passes: int) -> Path:
-    return folder / "cross_validation" / f"{passes}_passes"
+    """Where fits of the run's model in so many passes are kept."""
+    return folder / "cross_validation" / f"{revision_of(folder / 'model')}-{passes}"
 
 
 def work(folder: Path, settings: Tuning, part: int, parts: int) -> None:
     human = pictures.agiqa3k(pictures.data_root())
     features = load_features(folder)
-    generator = np.array([*(r["generator"] for r in human), ""])[features["source"].numpy()]
+    source = features["source"].numpy()
+    generator = np.array([*(r["generator"] for r in human), ""])[source]
+    # A photograph has no copy: each has a number of its own.
+    files = {digest: n for n, digest in enumerate(r["sha256"] for r in human)}
+    copy = np.array([files[human[n]["sha256"]] if n >= 0 else -1 - i for i, n in enumerate(source)])
     results = results_of(folder, settings.epochs)
     results.mkdir(parents=True, exist_ok=True)
     for job in jobs(sorted({r["generator"] for r in human}))[part::parts]:
         path = results / f"{job.name}.json"
         if path.exists():
             continue
-        train, test = rows_of(job, features["fold"], generator)
+        train, test = rows_of(job, features["fold"], generator, copy)
         test = test[features["human"][test]]
         found: dict[str, Any] = {
             "pictures": features["source"][test].tolist(),
@@ -106,7 +107,7 @@ def work(folder: Path, settings: Tuning, part: int, parts: int) -> None:
         print(job.name, "done", flush=True)
 
 
-def support_vectors(features: dict[str, Tensor], train: Tensor, test: Tensor) -> Predictions:
+def support_vectors(features: dict[str, Tensor], train: Tensor, test: Tensor) -> dict[str, list[float]]:
     """The field's plain baseline: an RBF support vector machine on principal axes of statistics."""
     train = train[features["human"][train]]
     statistics, targets = features["statistics"].numpy(), features["targets"].numpy()
@@ -118,73 +119,38 @@ def support_vectors(features: dict[str, Tensor], train: Tensor, test: Tensor) ->
     return found
 
 
-class Tested:
-    """Predictions of several jobs, one after the other, beside the labels of their pictures."""
-
-    def __init__(self, found: list[dict[str, Any]], human: list[dict[str, str]], fold: Rows) -> None:
-        """fold: of every AGIQA-3K picture."""
-        numbers = [n for job in found for n in job["pictures"]]
-        self.job = np.repeat(np.arange(len(found)), [len(job["pictures"]) for job in found])
-        self.fold = fold[numbers]
-        self.prompts = [human[n]["prompt"] for n in numbers]
-        self.labels = {
-            name: np.array([float(human[n][key]) for n in numbers]) for name, key in LABELS.items()
-        }
-        self.found = {
-            model: {name: np.concatenate([job[model][name] for job in found]) for name in found[0][model]}
-            for model in MODELS
-        }
-
-    def mean_srcc(self, model: str, name: str, rows: Rows) -> float:
-        """Of each job's pictures among `rows`; nan where a job has fewer than three."""
-        parts = [rows[self.job[rows] == job] for job in np.unique(self.job[rows])]
-        if min(map(len, parts)) < 3:
-            return float("nan")
-        return float(np.mean([srcc(self.found[model][name][p], self.labels[name][p]) for p in parts]))
-
-    def interval(self, name: str, rows: Rows, model: str, below: str | None = None) -> str:
-        """`mean_srcc` with its 95 % bootstrap interval over prompts; what it is above that of `below`."""
-
-        def value(drawn: Any, _: Any) -> float:
-            chosen = rows[np.asarray(drawn, dtype=np.int64)]
-            low = self.mean_srcc(below, name, chosen) if below else 0.0
-            return self.mean_srcc(model, name, chosen) - low
-
-        every = np.arange(len(rows))
-        middle = value(every, every)
-        if np.isnan(middle):
-            return "-"
-        groups = [self.prompts[row] for row in rows]
-        low, high = bootstrap_interval(value, every, every, groups=groups, samples=500)
-        return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
-
-
 def summary(folder: Path, passes: int) -> Iterator[str]:
     """Markdown: means over folds by prompt with 95 % t intervals, then each generator left out."""
     found = {path.stem: json.loads(path.read_text()) for path in results_of(folder, passes).glob("*.json")}
     human = pictures.agiqa3k(pictures.data_root())
-    features = load_features(folder)
-    fold = np.full(len(human), -1)
-    fold[features["source"][features["human"]]] = features["fold"][features["human"]]
-    if folds := [found[name] for name in sorted(found) if name.startswith("all-")]:
-        yield from _by_prompt([Tested([each], human, fold) for each in folds])
-    left = {name.rsplit("-", 1)[0]: job for name, job in sorted(found.items()) if not name.startswith("all-")}
+    every = jobs(sorted({r["generator"] for r in human}))
+    if folds := [found[job.name] for job in every if not job.left_out and job.name in found]:
+        yield from _by_prompt([Predictions([each], human) for each in folds])
+    left = {job.left_out: found[job.name] for job in every if job.left_out and job.name in found}
     if left:
+        tested = Predictions(list(left.values()), human)
+        unseen = folds_of(human)[tested.pictures] == LEFT_OUT_FOLD
         for name in LABELS:
             yield ""
-            yield from _left_out(list(left), Tested(list(left.values()), human, fold), name)
+            yield f"| {name} SRCC, generator left out | pictures | {' | '.join(MODELS)} | tuned above svr |"
+            yield "|---" * (3 + len(MODELS)) + "|"
+            for title, rows in (("unseen prompts", unseen), ("prompts seen with others", ~unseen)):
+                for job, generator in enumerate(left):
+                    yield _line(f"{generator}, {title}", tested, name, rows & (tested.job == job))
+                yield _line(f"**mean of {len(left)} of {len(every) - FOLDS}, {title}**", tested, name, rows)
 
 
-def _by_prompt(folds: list[Tested]) -> Iterator[str]:
+def _by_prompt(folds: list[Predictions]) -> Iterator[str]:
     yield f"| unseen prompts, {len(folds)} of {FOLDS} folds | {' | '.join(MODELS)} |"
     yield "|---" * (1 + len(MODELS)) + "|"
     for name in LABELS:
         for title, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
             cells = [
-                _over_folds([metric(f.found[model][name], f.labels[name]) for f in folds]) for model in MODELS
+                _over_folds([metric(f.scores[model][name], f.labels[name]) for f in folds])
+                for model in MODELS
             ]
             yield f"| {name} {title} | {' | '.join(cells)} |"
-    cells = ["-", *(_over_folds([_told_apart(f, model) for f in folds]) for model in MODELS[1:])]
+    cells = ["-", *(_over_folds([right_above_wrong(f.scores[model]) for f in folds]) for model in MODELS[1:])]
     yield f"| right prompt above an unrelated one | {' | '.join(cells)} |"
 
 
@@ -193,22 +159,8 @@ def _over_folds(values: list[float]) -> str:
     return f"{mean:.3f} ± {half:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
-def _told_apart(tested: Tested, model: str) -> float:
-    found = tested.found[model]
-    return right_above_wrong(found["correspondence"], found["second"], found["unrelated"])
-
-
-def _left_out(generators: list[str], tested: Tested, name: str) -> Iterator[str]:
-    yield f"| generator left out, {name} SRCC | pictures | {' | '.join(MODELS)} | tuned above svr |"
-    yield "|---" * (3 + len(MODELS)) + "|"
-    for title, chosen in (("unseen prompts", tested.fold == LEFT_OUT_FOLD), ("all", tested.fold >= 0)):
-        every = chosen.nonzero()[0]
-        for job, generator in enumerate(generators):
-            yield _line(f"{generator}, {title}", tested, name, every[tested.job[every] == job])
-        yield _line(f"**mean, {title}**", tested, name, every)
-
-
-def _line(title: str, tested: Tested, name: str, rows: Rows) -> str:
+def _line(title: str, tested: Predictions, name: str, chosen: NDArray[np.bool_]) -> str:
+    rows = chosen.nonzero()[0]
     cells = [tested.interval(name, rows, model) for model in MODELS]
     cells.append(tested.interval(name, rows, "tuned", "svr"))
     return f"| {title} | {len(rows)} | {' | '.join(cells)} |"

@@ -10,6 +10,7 @@ of each look, and where its pixels are. 40 minutes on 2 cores.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,8 @@ BATCH = 32
 Look = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
 
 
-def folds_of(sources: Sources) -> np.ndarray:
+def folds_of(human: Sequence[Mapping[str, str]]) -> np.ndarray:
     """The fold of every AGIQA-3K picture, by prompt, byte-identical pictures together."""
-    human = sources.human
     return prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], FOLDS, seed=0)
 
 
@@ -50,7 +50,7 @@ def draw_looks(sources: Sources, seed: int = 0) -> list[Look]:
     """Looks over the chosen pictures, seeded."""
     rng = np.random.default_rng(seed)
     recipe = Stage1(no_prompt_share=0.25)
-    fold = folds_of(sources)
+    fold = folds_of(sources.human)
     pools = [
         sorted({r["prompt"] for r, f in zip(sources.human, fold, strict=True) if f == k})
         for k in range(FOLDS)

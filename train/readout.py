@@ -4,19 +4,24 @@ Frozen features keep what the tower knows of pictures that AGIQA-3K does not hav
 minute. train.tuning fits them with the tower instead, and is what ships.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import dropout
 
 from instruct_data.prompts import UNRELATED_SCORE, content_words
+from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
 from train.stage1 import masked_l1, rank_loss, severity_loss
 
-Floats = npt.NDArray[np.float64]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 FITTED = ("shortcut.", "heads.", "fault_head.", "alignment.gain")
 
 
@@ -173,8 +178,9 @@ def smoothed(features: dict[str, Tensor], rows: Tensor, share: float) -> Tensor:
     return targets
 
 
-def predicted(readout: Readout, rows: Tensor) -> dict[str, list[float] | list[bool]]:
-    """Scores of looks; `second` is correspondence with the second prompt, of which some are `unrelated`."""
+def predicted(readout: Readout, rows: Tensor) -> dict[str, Any]:
+    """Scores of looks, a list each; `second` is correspondence with the second prompt, of which some are
+    `unrelated`."""
     first, second = readout.scores(rows)
     unrelated = readout.features["second_correspondence"][rows] == torch.tensor(UNRELATED_SCORE)
     return {
@@ -185,8 +191,56 @@ def predicted(readout: Readout, rows: Tensor) -> dict[str, list[float] | list[bo
     }
 
 
-def right_above_wrong(
-    correspondence: npt.ArrayLike, second: npt.ArrayLike, unrelated: npt.ArrayLike
-) -> float:
-    """Share of the pictures with an unrelated second prompt that fit their own one better."""
-    return float((np.asarray(correspondence) > np.asarray(second))[np.asarray(unrelated, dtype=bool)].mean())
+def right_above_wrong(scores: Mapping[str, Any]) -> float:
+    """Share of the pictures with an unrelated second prompt that fit their own better, by `predicted`."""
+    own, second, unrelated = (np.asarray(scores[k]) for k in ("correspondence", "second", "unrelated"))
+    return float((own > second)[unrelated].mean())
+
+
+class Predictions:
+    """What models, tested on the same pictures, predict, beside the labels; of one job or of several.
+
+    Each job has "pictures", numbers of AGIQA-3K's rows, and by model what `predicted` gives.
+    """
+
+    def __init__(self, jobs: Sequence[Mapping[str, Any]], human: Sequence[Mapping[str, str]]) -> None:
+        self.pictures = numbers = np.array([n for job in jobs for n in job["pictures"]])
+        self.jobs = len(jobs)
+        self.job = np.repeat(np.arange(len(jobs)), [len(job["pictures"]) for job in jobs])
+        self.prompts = [human[n]["prompt"] for n in numbers]
+        self.labels = {k: np.array([float(human[n][label]) for n in numbers]) for k, label in LABELS.items()}
+        self.scores = {
+            model: {name: np.concatenate([job[model][name] for job in jobs]) for name in jobs[0][model]}
+            for model in jobs[0]
+            if model != "pictures"
+        }
+
+    def mean_srcc(self, model: str, name: str, rows: Integers) -> float:
+        """Mean over the jobs of SRCC on their pictures among `rows`; jobs with none don't count.
+
+        nan where one has fewer than three.
+        """
+        parts = [part for job in range(self.jobs) if len(part := rows[self.job[rows] == job])]
+        if not parts or min(map(len, parts)) < 3:
+            return float("nan")
+        return float(np.mean([srcc(self.scores[model][name][p], self.labels[name][p]) for p in parts]))
+
+    def interval(self, name: str, rows: Integers, model: str, baseline: str | None = None) -> str:
+        """`mean_srcc` with its 95 % bootstrap interval over prompts, or by how much it is above `baseline`'s.
+
+        Both models are compared on the same draws.
+        """
+
+        def value(drawn: Any, _: Any = None) -> float:
+            chosen = rows[np.asarray(drawn, dtype=np.int64)]
+            of_baseline = self.mean_srcc(baseline, name, chosen) if baseline else 0.0
+            return self.mean_srcc(model, name, chosen) - of_baseline
+
+        every = np.arange(len(rows))
+        estimate = value(every)
+        if np.isnan(estimate):
+            return "-"
+        # Numbers of pictures are drawn: a metric of two models and several jobs needs more than scores.
+        groups = [self.prompts[row] for row in rows]
+        low, high = bootstrap_interval(value, every, every, groups=groups, samples=500)
+        return f"{estimate:.3f} [{low:.3f}, {high:.3f}]"

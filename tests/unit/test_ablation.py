@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from mint_iqa.assessor import Assessor
+from mint_iqa.assessor import Assessor, revision_of
+from mint_iqa.modeling import MintIQAModel
 from mint_iqa.vocabulary import level_of
 from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
 from train import ablation, alignment, cross_validate, features, pictures, stage1
@@ -45,18 +47,51 @@ def test_heads_and_towers_are_compared_row_by_row_and_a_row_is_measured_once(run
     table = Ablation(run)
     table.heads()
     table.tower()
-    assert len(table.table) == 6 + 2 + 1 + 4
-    for figures in table.table.values():
-        assert set(figures) == {"quality", "correspondence", "right above wrong"}
-    without = [name for name in table.table if name.startswith("heads: without")]
-    assert len(without) == 5 and all(table.table[name] != table.table["heads: all"] for name in without)
-    assert not (run / "ablation.pt").exists()
+    rows = table.rows
+    assert len(rows) == 6 + 2 + 1 + 4
+    for row in rows.values():
+        assert {table.human[i]["prompt"] for i in row["pictures"]} and len(row["quality"]) == len(
+            row["pictures"]
+        )
+    without = [name for name in rows if name.startswith("heads: without")]
+    assert len(without) == 5 and all(rows[name] != rows["heads: all"] for name in without)
+    assert not list(run.glob("*.pt"))
     monkeypatch.setattr(Ablation, "_fitted", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(Ablation, "_tuned", lambda *_: pytest.fail("measured again"))
     again = Ablation(run)
     again.heads()
     again.tower()
-    assert again.table == table.table
+    assert again.rows == rows
+
+
+def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_here(run):
+    """Whatever the run's own tower has become; what it has become is a row beside them."""
+    model = MintIQAModel.from_pretrained(run / "model", dtype=torch.float32)
+    before = Ablation(run)
+    before.heads()
+    for block in model.vision.blocks():
+        for weight in block.parameters():
+            weight.data.add_(torch.randn_like(weight) * 0.1)
+    model.save_pretrained(run / "model")
+    for path in run.glob("features-*"):
+        save_file(load_file(path), path, metadata={"model": revision_of(run / "model")})
+    after = Ablation(run)
+    assert after.rows == {}  # nothing of another model
+    after.heads()
+    assert after.rows["sizes: 28 px"] == before.rows["sizes: 28 px"]
+    learned = "sizes: 28 px, after captions and faults"
+    assert after.rows[learned] != before.rows[learned]
+
+
+def test_rows_that_two_processes_measure_are_both_kept(run):
+    first, second = Ablation(run), Ablation(run)
+
+    def measure():
+        second.row("tower: frozen", lambda: {"quality": "1"})
+        return {"quality": "2"}
+
+    first.row("heads: all", measure)
+    assert first.rows == {"tower: frozen": {"quality": "1"}, "heads: all": {"quality": "2"}}
 
 
 def test_what_is_taken_away_is_gone_and_nothing_else(run):
@@ -93,16 +128,19 @@ def test_answers_are_judged_by_the_pictures_own_scores_whatever_the_llm_was_told
     assert sorted(c.rated.scores.quality for c in own) == sorted(c.rated.scores.quality for c in others)
 
 
-def test_the_table_has_one_part_a_group():
-    table = {
-        "heads: all": {"quality": "0.8"},
-        "heads: none": {"quality": "0.1"},
-        "answers: all": {"named": "1"},
-    }
-    assert list(markdown(table)) == [
-        "| heads | quality |", "|---|---|", "| all | 0.8 |", "| none | 0.1 |", "",
-        "| answers | named |", "|---|---|", "| all | 1 |", "",
-    ]  # fmt: skip
+def test_there_is_one_table_a_group_and_each_row_is_held_against_the_first(world):
+    human = pictures.agiqa3k(pictures.data_root())
+    labels = [float(row["mos_quality"]) for row in human]
+    right = {
+        "pictures": list(range(len(human))), "quality": labels, "correspondence": labels,
+        "second": [0.0] * len(human), "unrelated": [True] * len(human),
+    }  # fmt: skip
+    wrong = right | {"quality": [-label for label in labels], "second": [9.0] * len(human)}
+    table = list(markdown({"heads: all": right, "heads: none": wrong, "answers: all": {"named": "1"}}, human))
+    assert table[0].startswith("| heads | right prompt above an unrelated one | quality SRCC |")
+    assert table[2].startswith("| all | 1.000 | 1.000 [1.000, 1.000] | - |")
+    assert table[3].startswith("| none | 0.000 | -1.000 [-1.000, -1.000] | -2.000 [-2.000, -2.000] |")
+    assert table[4:] == ["", "| answers | named |", "|---|---|", "| all | 1 |", ""]
 
 
 def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, monkeypatch, capsys):
@@ -139,4 +177,4 @@ def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, m
     seen = json.loads(Path("runs/model224.json").read_text())["processor"]
     assert (seen["image_size"], seen["fitted_size"]) == (224, pictures.stored_side(224))
     tables = capsys.readouterr().out
-    assert "| generator left out, quality SRCC |" in tables and "| tower |" in tables
+    assert "| quality SRCC, generator left out |" in tables and "| tower |" in tables

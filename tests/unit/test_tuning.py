@@ -18,8 +18,8 @@ from mint_iqa.vision import PIXEL_STATISTICS
 from tests.unit.training_fixtures import CAPTIONS, GENERATORS, SIZE, World, living_in
 from train import cross_validate, evaluate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
-from train.features import load_features
-from train.readout import FITTED, Readout, smoothed
+from train.features import folds_of, load_features
+from train.readout import FITTED, Readout, Predictions, smoothed
 from train.settings import Stage1
 from train.settling import Settling, originals, settle
 from train.sources import split
@@ -60,12 +60,6 @@ def model_of(folder: Path) -> MintIQAModel:
 def run(folder: Path, found: dict[str, Tensor], rows: Tensor, human: list[dict[str, str]]) -> TunedReadout:
     with TemporaryDirectory() as place:
         return tuning.run(folder, found, rows, human, SHORT, Path(place) / "tuning.pt")
-
-
-def fold_of(folder: Path, human: list[dict[str, str]]) -> list[int]:
-    found = load_features(folder)
-    fold = dict(zip(found["source"].tolist(), found["fold"].tolist(), strict=True))
-    return [fold[i] for i in range(len(human))]
 
 
 def without(found: dict[str, Tensor], fold: int) -> Tensor:
@@ -275,61 +269,81 @@ def test_a_prompt_is_wrong_for_a_picture_only_if_they_share_no_content_word(fold
 # --- cross-validation ---
 
 
-def test_a_left_out_generator_and_the_tested_prompts_do_not_train(folder, human):
-    found = load_features(folder)
-    generator = np.array([*(r["generator"] for r in human), ""])[found["source"].numpy()]
-    train, test = rows_of(Job("beta", 0), found["fold"], generator)
-    assert set(test.tolist()) == set((generator == "beta").nonzero()[0])
-    assert set(generator[train]) == {"alpha", ""} and 0 not in found["fold"][train].tolist()
+def test_a_left_out_generator_and_the_prompts_of_its_fold_do_not_train():
+    generator = np.array(["alpha", "beta", "alpha", "beta", "alpha", "beta", ""])
+    fold, copy = torch.tensor([0, 0, 1, 1, 2, 2, -1]), np.array([1, 2, 3, 4, 5, 6, -1])
+    train, test = rows_of(Job("beta", 0), fold, generator, copy)
+    assert (train.tolist(), test.tolist()) == ([2, 4, 6], [1, 3, 5])
+    train, test = rows_of(Job("", 1), fold, generator, copy)
+    assert (train.tolist(), test.tolist()) == ([0, 1, 4, 5, 6], [2, 3])
+
+
+def test_a_copy_of_a_tested_picture_does_not_train_whoever_made_it():
+    generator, fold = np.array(["alpha", "beta", "alpha"]), torch.tensor([1, 1, 2])
+    train, _ = rows_of(Job("beta", 0), fold, generator, np.array([7, 7, 8]))
+    assert train.tolist() == [2]
 
 
 def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human, monkeypatch, capsys):
     monkeypatch.setattr(cross_validate, "Tuning", lambda: SHORT)
     monkeypatch.setattr(cross_validate, "AXES", 4)  # of few pictures
     monkeypatch.setattr("sys.argv", ["cross_validate", str(folder)])
-    every = cross_validate.jobs(list(GENERATORS))
-    assert len(every) == 5 + len(GENERATORS)
-    # One generator of one fold has two pictures here: too few for a correlation.
-    by_prompt = [job for job in every if not job.left_out]
-    monkeypatch.setattr(cross_validate, "jobs", lambda _: by_prompt)
+    names = [job.name for job in cross_validate.jobs(list(GENERATORS))]
+    assert len(names) == 5 + len(GENERATORS)
     cross_validate.main()
-    names = [job.name for job in by_prompt]
     results = cross_validate.results_of(folder, SHORT.epochs)
     assert sorted(p.stem for p in results.iterdir()) == sorted(names)
     text = capsys.readouterr().out
     assert "| unseen prompts, 5 of 5 folds | svr | heads | tuned |" in text
-    again = results / "all-3.json"
-    found = json.loads(again.read_text())
-    assert sorted(found["pictures"]) == [i for i, f in enumerate(fold_of(folder, human)) if f == 3]
-    again.unlink()
+    assert "**mean of 2 of 2, prompts seen with others**" in text
+    beta, again = (json.loads((results / f"{name}.json").read_text()) for name in ("beta-0", "all-3"))
+    assert {human[i]["generator"] for i in beta["pictures"]} == {"beta"} and len(beta["pictures"]) == 10
+    assert again["pictures"] and set(folds_of(human)[again["pictures"]]) == {3}
+    (results / "all-3.json").unlink()
     fitted = []
     tune = cross_validate.run
     monkeypatch.setattr(cross_validate, "run", lambda *a: (fitted.append(a[-1].stem), tune(*a))[1])
     cross_validate.main()
     assert fitted == ["all-3"]
-    assert json.loads(again.read_text()) == found
+    assert json.loads((results / "all-3.json").read_text()) == again
 
 
-def test_the_summary_holds_each_generator_left_out_against_the_baseline(folder, human, tmp_path):
-    """Scores in the order of the labels by one model, in the reverse order by another."""
+def test_fits_of_another_model_are_not_gone_on_with(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
-    results = cross_validate.results_of(tmp_path / "run", 1)
-    results.mkdir(parents=True)
+    model = model_of(folder)
+    model.shortcut.query_gain.data.add_(1)
+    model.save_pretrained(tmp_path / "run" / "model")
+    places = [cross_validate.results_of(run, 2).name for run in (folder, tmp_path / "run")]
+    assert places[0] != places[1]
+
+
+def predictions(human: list[dict[str, str]], **scores: np.ndarray) -> Predictions:
+    """One job a generator; scores of every picture by model."""
+    jobs = []
     for generator in GENERATORS:
         numbers = [i for i, row in enumerate(human) if row["generator"] == generator]
-        labels = np.array([float(human[i]["mos_quality"]) for i in numbers])
-        scores = {"quality": labels.tolist(), "correspondence": labels.tolist()}
-        found = {"pictures": numbers, "svr": scores | {"quality": (-labels).tolist()}}
-        found |= dict.fromkeys(("heads", "tuned"), scores)
-        (results / f"{generator}-0.json").write_text(json.dumps(found))
-    lines = list(cross_validate.summary(tmp_path / "run", 1))
-    (mean,) = (line for line in lines if line.startswith("| **mean, all** |") and "-1.000" in line)
-    assert mean == (
-        f"| **mean, all** | {len(human)} | -1.000 [-1.000, -1.000] | 1.000 [1.000, 1.000] "
-        "| 1.000 [1.000, 1.000] | 2.000 [2.000, 2.000] |"
-    )
-    unseen = fold_of(folder, human).count(0)
-    assert any(line.startswith(f"| **mean, unseen prompts** | {unseen} |") for line in lines)
+        found = {model: {"quality": values[numbers].tolist()} for model, values in scores.items()}
+        jobs.append({"pictures": numbers} | found)
+    return Predictions(jobs, human)
+
+
+def test_two_models_with_the_same_scores_differ_by_nothing_however_uncertain_they_are(human):
+    noisy = np.random.default_rng(0).random(len(human))
+    found, every = predictions(human, svr=noisy, tuned=noisy), np.arange(len(human))
+    assert found.interval("quality", every, "tuned", "svr") == "0.000 [0.000, 0.000]"
+    level, low, high = (float(x.strip("[],")) for x in found.interval("quality", every, "svr").split())
+    assert low < level < high
+
+
+def test_generators_are_judged_one_by_one_and_not_for_their_level(human):
+    """In the right order within each generator, and the better generator far below the other."""
+    quality = np.array([float(row["mos_quality"]) for row in human])
+    shift = np.array([10.0 if row["generator"] == "alpha" else 0.0 for row in human])
+    found = predictions(human, tuned=quality + shift)
+    assert found.mean_srcc("tuned", "quality", np.arange(len(human))) == pytest.approx(1)
+    few = np.array([0, 1, len(human) - 1])
+    assert np.isnan(found.mean_srcc("tuned", "quality", few))
+    assert found.interval("quality", few, "tuned") == "-"
 
 
 def test_the_command_leaves_a_run_that_stage_2_can_start_from_and_that_is_evaluated(
