@@ -36,7 +36,7 @@ from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, sh
 from train.features import load_features
 from train.judging import right, words_agree
 from train.precision import autocast
-from train.readout import LABELS, Readout, Predictions, predicted, right_above_wrong
+from train.readout import LABELS, Predictions, Readout, predicted, right_above_wrong
 from train.resume import write_whole
 from train.settings import Stage1
 from train.sources import split

@@ -32,7 +32,7 @@ from mint_iqa.metrics import krcc, plcc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from train import pictures
 from train.features import FOLDS, folds_of, load_features
-from train.readout import LABELS, Integers, Readout, Predictions, predicted, right_above_wrong
+from train.readout import LABELS, Integers, Predictions, Readout, predicted, right_above_wrong
 from train.resume import write_whole
 from train.tuning import Tuning, run
 

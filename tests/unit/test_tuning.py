@@ -19,7 +19,7 @@ from tests.unit.training_fixtures import CAPTIONS, GENERATORS, SIZE, World, livi
 from train import cross_validate, evaluate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
 from train.features import folds_of, load_features
-from train.readout import FITTED, Readout, Predictions, smoothed
+from train.readout import FITTED, Predictions, Readout, smoothed
 from train.settings import Stage1
 from train.settling import Settling, originals, settle
 from train.sources import split
