@@ -51,13 +51,13 @@ def placement(
         raise MintIQAError(
             "extra_missing", "Quantisation needs bitsandbytes: run `pip install 'mint-iqa[quantization]'`."
         )
-    _silence_bitsandbytes()
+    silence_bitsandbytes()
     bits = {"load_in_8bit": True} if quantization == "int8" else {"load_in_4bit": True}
     config = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": config, "device_map": device_map or {"": device}}
 
 
-def _silence_bitsandbytes() -> None:
+def silence_bitsandbytes() -> None:
     """It warns on every CPU about an optional kernel that nothing here uses."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
@@ -149,7 +149,7 @@ def _check_rank(adapter: Path, settings: dict[str, Any]) -> None:
 
 def with_adapter(model: Any, adapter: Path) -> Any:
     """LoRA weights added to the base for good, so that an answer costs no more; beside it if quantised."""
-    _silence_bitsandbytes()  # peft looks for it
+    silence_bitsandbytes()  # peft looks for it
     from peft import PeftModel
 
     if not (adapter / "adapter_model.safetensors").is_file():
