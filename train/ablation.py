@@ -44,7 +44,7 @@ from train.tuning import TunedReadout, Tuning, image_vectors
 
 FOLD = 0
 GROUPS = ("heads", "tower", "answers")
-SIZES = (168, 224, 280, 336)  # pixels a side; 14 to a patch
+SIZES = (168, 224, 336)  # pixels a side; 14 to a patch
 PASSES = 1  # of the tunings; train.tuning makes four
 LORA_RANK = 16
 PER_FAULT = 10
