@@ -36,7 +36,7 @@ from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, sh
 from train.features import load_features
 from train.judging import right, words_agree
 from train.precision import autocast
-from train.readout import LABELS, Predictions, Readout, predicted, right_above_wrong
+from train.readout import Predictions, Readout, predicted, right_above_wrong
 from train.resume import write_whole
 from train.settings import Stage1
 from train.sources import split
@@ -237,7 +237,7 @@ def compared(row: Row, first: Row, human: Sequence[dict[str, str]]) -> dict[str,
     tested = Predictions([{"pictures": row["pictures"], "own": row, "first": first}], human)
     every = np.arange(len(row["pictures"]))
     figures = {"right prompt above an unrelated one": f"{right_above_wrong(row):.3f}"}
-    for name in LABELS:
+    for name in pictures.LABELS:
         figures[f"{name} SRCC"] = tested.interval(name, every, "own")
         above = "-" if row is first else tested.interval(name, every, "own", "first")
         figures[f"{name}, above the first row"] = above

@@ -35,7 +35,8 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.metrics import prompt_folds
 from train import pictures
-from train.clip_agiqa_report import TASKS, best_epoch, label, report, write_epoch
+from train.clip_agiqa_report import best_epoch, label, report, write_epoch
+from train.pictures import LABELS
 from train.precision import autocast
 from train.resume import begin, rank, write_whole, writing
 from train.run import PlanTrainer, arguments, command, device, run_to_end
@@ -127,7 +128,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         top, left = rng.integers(spare + 1)
         crop = image[top : top + self.size, left : left + self.size]
         crop = crop[:, ::-1] if rng.random() < 0.5 else crop
-        mos = {key: torch.tensor(float(row[key])) for key in TASKS.values()}
+        mos = {key: torch.tensor(float(row[key])) for key in LABELS.values()}
         return {"pixel_values": normalize(crop.copy(), self.mean, self.std), **mos}
 
 
@@ -148,7 +149,7 @@ class ClipAgiqaLearner(Learner):
         with autocast(inputs["pixel_values"].device.type, self.bf16):
             output = self.model(inputs["pixel_values"])
         everyone = ClipAgiqaOutput(*(None if part is None else whole_batch(part) for part in output))
-        mos = (whole_batch(inputs[key]) for key in TASKS.values())
+        mos = (whole_batch(inputs[key]) for key in LABELS.values())
         return {"mse": self.model.loss(everyone, *mos)}
 
 

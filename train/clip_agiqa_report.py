@@ -13,16 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc, t_interval
+from train.pictures import LABELS
 from train.resume import write_whole
-
-TASKS = {"quality": "mos_quality", "correspondence": "mos_align"}  # and AGIQA-3K's column for each
 
 
 def label(folder: Path, rows: list[dict[str, str]], parts: dict[str, Iterable[int]]) -> None:
     """Write what the scores of a round belong to; parts: numbers of rows of validation and test, in order."""
     kept = [
         {"part": part, "image": rows[i]["image"], "prompt": rows[i]["prompt"]}
-        | {key: float(rows[i][key]) for key in TASKS.values()}
+        | {key: float(rows[i][key]) for key in LABELS.values()}
         for part, chosen in parts.items()
         for i in chosen
     ]
@@ -39,7 +38,7 @@ def of_part(folder: Path, epoch: int, task: str, part: str) -> tuple[list[float]
     labels = json.loads((folder / "pictures.json").read_text())
     scores = json.loads((folder / f"epoch{epoch}.json").read_text())[task]
     chosen = [
-        (s, x[TASKS[task]], x["prompt"]) for s, x in zip(scores, labels, strict=True) if x["part"] == part
+        (s, x[LABELS[task]], x["prompt"]) for s, x in zip(scores, labels, strict=True) if x["part"] == part
     ]
     predictions, human, prompts = (list(column) for column in zip(*chosen, strict=True))
     return predictions, human, prompts
@@ -60,7 +59,7 @@ def report(output: Path) -> Iterator[str]:
         epochs = [best_epoch(folder, part) for folder in folders]
         yield f"epoch chosen by the {part} pictures: {', '.join(map(str, epochs))}"
         first = json.loads((folders[0] / f"epoch{epochs[0]}.json").read_text())
-        for task in (name for name in TASKS if name in first):
+        for task in (name for name in LABELS if name in first):
             results = [of_part(f, e, task, "test") for f, e in zip(folders, epochs, strict=True)]
             yield f"  {task}: SRCC {_agreement(srcc, results)}, PLCC {_agreement(plcc, results)}"
 

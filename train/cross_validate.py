@@ -32,7 +32,7 @@ from mint_iqa.metrics import krcc, plcc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from train import pictures
 from train.features import FOLDS, folds_of, load_features
-from train.readout import LABELS, Integers, Predictions, Readout, predicted, right_above_wrong
+from train.readout import Integers, Predictions, Readout, predicted, right_above_wrong
 from train.resume import write_whole
 from train.tuning import Tuning, run
 
@@ -130,7 +130,7 @@ def summary(folder: Path, passes: int) -> Iterator[str]:
     if left:
         tested = Predictions(list(left.values()), human)
         unseen = folds_of(human)[tested.pictures] == LEFT_OUT_FOLD
-        for name in LABELS:
+        for name in pictures.LABELS:
             yield ""
             yield f"| {name} SRCC, generator left out | pictures | {' | '.join(MODELS)} | tuned above svr |"
             yield "|---" * (3 + len(MODELS)) + "|"
@@ -143,7 +143,7 @@ def summary(folder: Path, passes: int) -> Iterator[str]:
 def _by_prompt(folds: list[Predictions]) -> Iterator[str]:
     yield f"| unseen prompts, {len(folds)} of {FOLDS} folds | {' | '.join(MODELS)} |"
     yield "|---" * (1 + len(MODELS)) + "|"
-    for name in LABELS:
+    for name in pictures.LABELS:
         for title, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
             cells = [
                 _over_folds([metric(f.scores[model][name], f.labels[name]) for f in folds])

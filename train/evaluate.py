@@ -29,7 +29,7 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vocabulary import FAULTS, NAMED_FROM
 from train import pictures
-from train.pictures import KADID_FAULTS
+from train.pictures import KADID_FAULTS, LABELS
 from train.settings import Stage1
 from train.sources import split
 
@@ -38,7 +38,6 @@ BATCH = 16
 FAULT_PICTURES = 24  # test pictures of a fold that are put through every fault and level
 GOOD_MOS = 2.5
 SOUND_MOS = 3.0
-LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 
 
 class Rater:

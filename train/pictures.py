@@ -38,6 +38,8 @@ KADID_SIDE = 512
 NANO = 336  # pixels that nano sees
 KADID_FAULTS = FAULTS[:5]
 CLEAN = "clean"
+# Dimensions that people rated, and the column of AGIQA-3K for each (0..5).
+LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 
 
 def stored_side(image_size: int) -> int:

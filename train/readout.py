@@ -17,11 +17,11 @@ from torch.nn.functional import dropout
 from instruct_data.prompts import UNRELATED_SCORE, content_words
 from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.modeling import MintIQAModel, ScoreOutput
+from train.pictures import LABELS
 from train.stage1 import masked_l1, rank_loss, severity_loss
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
 FITTED = ("shortcut.", "heads.", "fault_head.", "alignment.gain")
 
 
