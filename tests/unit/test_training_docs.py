@@ -1,5 +1,7 @@
 """docs/training.md: its commands run as they stand there, on a toy model; its recipes are all there are."""
 
+import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -8,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from instruct_data.settings import read_settings
-from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
-from train import pictures, stage1, stage2
+from tests import tiny
+from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in, write_pictures
+from train import finetune, pictures, stage1, stage2
 from train.run import command
 from train.settings import Stage1, Stage2
 
 TEXT = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
-LINES = [line for block in re.findall(r"```\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
+LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,26 @@ def test_every_command_runs_in_this_order(
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"stage1", "fold1", "rank8", "own"}
     assert (tmp_path / "runs" / "own" / "test.csv").is_file()
     assert read_settings(Stage2, tmp_path / "runs" / "rank8" / "recipe.json").lora.rank == 8
+
+
+def test_the_figures_of_forty_ratings_come_from_what_stands_there(
+    tmp_path: Path, tiny_language: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINT_IQA_DATA", str(tmp_path))
+    monkeypatch.setenv("MINT_IQA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    write_pictures(tmp_path / "data", [f"thing {number}" for number in range(150)])
+    (block,) = (block for language, block in BLOCKS if language == "python")
+    exec(block, {})
+    (line,) = (line for line in LINES if line.startswith("python -m train.finetune"))
+    start = tiny.save(tmp_path / "start", tiny_language, shortcut=True)
+    arguments = shlex.split(os.path.expandvars(line))[2:]
+    monkeypatch.setattr("sys.argv", [*arguments, f"model={start}"])
+    assert finetune.main() == 0
+    found = json.loads((tmp_path / "runs" / "sterner" / "finetune.json").read_text())["figures"]["quality"]
+    assert found["own_test"]
+    assert found["pictures"] == 20  # of 60 in the fold, 40 were learned from
 
 
 def test_launchers_are_given_what_the_commands_take() -> None:

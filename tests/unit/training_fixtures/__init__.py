@@ -85,7 +85,8 @@ def write_pictures(root: Path, prompts: Sequence[str] = PROMPTS) -> None:
         for k, generator in enumerate(GENERATORS):
             number = 2 * i + k
             # High and low in turn, so that there are clean and doubtful pictures of either generator.
-            quality = 4.0 - 0.1 * i if (i + k) % 2 else 1.0 + 0.15 * i
+            step = i % 20  # of a scale that ends at 5
+            quality = 4.0 - 0.1 * step if (i + k) % 2 else 1.0 + 0.15 * step
             rows.append({
                 "image": f"images/{number}.png", "prompt": prompt, "generator": generator,
                 "mos_quality": quality, "mos_align": 0.5 + 0.2 * number,
