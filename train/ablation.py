@@ -13,6 +13,7 @@ and not measured again. Each row of a group is compared with its first one, on t
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +26,14 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mint_iqa.assessor import Assessor, revision_of
+from mint_iqa.assessor import Assessor, find_checkpoint, revision_of
 from mint_iqa.images import Fit, read_image
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import initialise
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import PIXEL_STATISTICS
 from train import pictures
+from train.commands import ends_in_a_sentence
 from train.evaluate_answers import QUESTION, ask, clean_cases, faulted_cases, share_of
 from train.features import load_features
 from train.judging import right, words_agree
@@ -53,22 +55,25 @@ Row = dict[str, Any]  # `predicted` and the pictures' numbers, or shares in word
 
 
 class Ablation:
-    """Rows of the tables, kept in a JSON file, which holds for the run's model as it is."""
+    """Rows of the tables, kept in JSON files: of the run's model as it is, and of the preset's answers."""
 
-    def __init__(self, run: Path) -> None:
-        self.run, self.path = run, run / f"ablation-{revision_of(run / 'model')}.json"
+    def __init__(self, run: Path, preset: str) -> None:
+        self.run, self.preset = run, find_checkpoint(preset)
+        self.path = run / f"ablation-{revision_of(run / 'model')}.json"
+        self.answers_path = run / f"answers-{revision_of(self.preset)}.json"
         self.human = pictures.agiqa3k(pictures.data_root())
 
     @property
     def rows(self) -> dict[str, Row]:
-        return json.loads(self.path.read_text()) if self.path.exists() else {}
+        return {k: v for path in (self.path, self.answers_path) for k, v in _read(path).items()}
 
     def row(self, name: str, measure: Callable[[], Row]) -> None:
-        if name in self.rows:
+        path = self.answers_path if name.startswith("answers: ") else self.path
+        if name in _read(path):
             return
         found = measure()
-        with FileLock(self.path.with_suffix(".lock")):  # another process may write other rows
-            write_whole(self.path, json.dumps(self.rows | {name: found}))
+        with FileLock(path.with_suffix(".lock")):  # another process may write other rows
+            write_whole(path, json.dumps(_read(path) | {name: found}))
         print(name, "done", flush=True)
 
     def model(self) -> MintIQAModel:
@@ -171,8 +176,8 @@ class Ablation:
 
     # --- answers ---
 
-    def answers(self, preset: str) -> None:
-        assessor = Assessor.from_pretrained(preset)
+    def answers(self) -> None:
+        assessor = Assessor.from_pretrained(self.preset)
         rows = [self.human[i] for i in split(self.human, Stage1(test_fold=FOLD)).test]
         self.row("answers: all", lambda: answered(assessor, rows))
         self.row("answers: another picture's scores in words", lambda: answered(assessor, rows, told=False))
@@ -183,6 +188,10 @@ class Ablation:
             weight.data.zero_()
         self.row("answers: without the bridge", lambda: answered(assessor, rows))
         bridge.load_state_dict(kept)
+
+
+def _read(path: Path) -> dict[str, Row]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def clean_only(features: Features) -> Features:
@@ -244,21 +253,22 @@ def compared(row: Row, first: Row, human: Sequence[dict[str, str]]) -> dict[str,
     return figures
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run with a model and its features (train.features)")
     parser.add_argument("preset", help="the model whose answers are asked for; its training kept fold 0 out")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="groups to measure")
     options = parser.parse_args()
-    ablation = Ablation(options.run)
+    ablation = Ablation(options.run, options.preset)
     if "heads" in options.only:
         ablation.heads()
     if "tower" in options.only:
         ablation.tower()
     if "answers" in options.only:
-        ablation.answers(options.preset)
+        ablation.answers()
     print("\n".join(markdown(ablation.rows, ablation.human)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

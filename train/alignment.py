@@ -7,6 +7,7 @@ minute.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -14,14 +15,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
+from instruct_data.settings import read_settings
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
+from train.commands import ends_in_a_sentence
 from train.precision import autocast
-from train.sources import Sources, read_sources
+from train.resume import writing
+from train.settings import Stage1
+from train.sources import Sources, read_sources, without_the_last
 from train.stage1 import caption_bank
 
-HELD_OUT = 500
 EPOCHS, BATCH, RATE, DECAY, DROPOUT, NOISE = 60, 512, 1e-3, 0.2, 0.3, 0.05
 
 
@@ -74,6 +78,7 @@ def retrieval(projection: nn.Module, pooled: Tensor, captions: Tensor) -> str:
     return f"in the nearest ten {nearest:.3f}, above a random caption {nearer / (len(image) - 1):.3f}"
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -82,16 +87,22 @@ def main() -> None:
     model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
     processor = MintIQAProcessor.from_config(model.config)
     sources = read_sources(processor.image_size)
+    held_out = read_settings(Stage1, options.run / "recipe.json").held_out_photographs
+    learned = len(without_the_last(sources.photographs, held_out))
     rows = [i for i, row in enumerate(sources.rows["flickr8k"]) if row.variant == pictures.CLEAN]
-    pooled, captions = features(model, processor, sources, rows), caption_bank(model, processor, sources)
+    pooled, captions = (
+        features(model, processor, sources, rows),
+        caption_bank(model, processor, sources.photographs),
+    )
     projection = model.alignment.image_projection
-    unseen = pooled[-HELD_OUT:], captions[-HELD_OUT:]
+    unseen = pooled[learned:], captions[learned:]
     print(f"before: {retrieval(projection, *unseen)}")
-    scale = fit(projection, pooled[:-HELD_OUT].clone(), captions[:-HELD_OUT])
+    scale = fit(projection, pooled[:learned].clone(), captions[:learned])
     model.alignment.logit_scale.data.fill_(scale)
     print(f"after: {retrieval(projection, *unseen)}")
-    model.half().save_pretrained(options.output / "model", max_shard_size="90MB")
+    with writing(options.output):
+        model.half().save_pretrained(options.output / "model", max_shard_size="90MB")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,12 +7,14 @@ A round's folder has pictures.json, which says what was kept apart, and epoch<n>
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc, t_interval
+from train.commands import ends_in_a_sentence
 from train.pictures import LABELS
 from train.resume import write_whole
 
@@ -74,6 +76,7 @@ def _agreement(metric: Metric, results: list[tuple[list[float], list[float], lis
     return f"{values[0]:.4f} [{low:.4f}, {high:.4f}] (95 % over prompts, {len(human)} pictures)"
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

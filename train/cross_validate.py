@@ -13,6 +13,7 @@ and heads tuned (train.tuning). Settling, which changes no order of quality and 
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,9 +32,11 @@ from mint_iqa.assessor import revision_of
 from mint_iqa.metrics import krcc, plcc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from train import pictures
-from train.features import FOLDS, folds_of, load_features
+from train.commands import ends_in_a_sentence
+from train.features import load_features
 from train.readout import Integers, Predictions, Readout, predicted, right_above_wrong
 from train.resume import write_whole
+from train.sources import FOLDS, folds_of
 from train.tuning import Tuning, run
 
 LEFT_OUT_FOLD = 0
@@ -166,6 +169,7 @@ def _line(title: str, tested: Predictions, name: str, chosen: NDArray[np.bool_])
     return f"| {title} | {len(rows)} | {' | '.join(cells)} |"
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -179,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

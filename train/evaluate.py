@@ -8,6 +8,7 @@ Everything is computed by the code that serves users: images.read_image, MintIQA
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from instruct_data.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
 from instruct_data.settings import read_settings
+from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.agreement import FEWEST, Comparison, baselines
 from mint_iqa.evaluation.logistic import fit_logistic
 from mint_iqa.images import read_image
@@ -29,9 +31,10 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vocabulary import FAULTS, NAMED_FROM
 from train import pictures
+from train.commands import ends_in_a_sentence
 from train.pictures import KADID_FAULTS, LABELS
 from train.settings import Stage1
-from train.sources import split
+from train.sources import split, without_the_last
 
 Floats = NDArray[np.float64]
 BATCH = 16
@@ -41,7 +44,10 @@ SOUND_MOS = 3.0
 
 
 class Rater:
-    """Pictures and prompts -> scores float[N, 3] and fault severities float[N, F], on 0..100 and 0..1."""
+    """Pictures and prompts -> scores float[N, 3] and fault severities float[N, F], on 0..100 and 0..1.
+
+    F is 0 for a model without a fault head.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.model = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
@@ -57,7 +63,9 @@ class Rater:
             for results, texts in zip(found, prompts, strict=True):
                 text = self.processor.text(texts[part])
                 output = self.model.score(encoded, text.ids, text.mask)
-                results.append((output.scores.clamp(0, 1) * 100, output.faults.sigmoid()))
+                unknown = output.scores.new_empty(len(output.scores), 0)
+                faults = unknown if output.faults is None else output.faults.sigmoid()
+                results.append((output.scores.clamp(0, 1) * 100, faults))
         return [
             (np.concatenate([s for s, _ in r]).astype(float), np.concatenate([f for _, f in r]).astype(float))
             for r in found
@@ -69,6 +77,10 @@ def evaluate(run: Path) -> dict[str, Any]:
     recipe = read_settings(Stage1, run / "recipe.json")
     human = pictures.agiqa3k(pictures.data_root())
     rows = [human[i] for i in split(human, recipe).test]
+    if not rows:
+        raise MintIQAError(
+            "nothing_to_test", f"{run} has kept no prompt out to be tested on: train it with a test_fold."
+        )
     rater = Rater(run / "model")
     images = [read_image(row["path"]).rgb for row in tqdm(rows, desc="Reading", disable=None)]
     pool = sorted({row["prompt"] for row in rows})
@@ -83,13 +95,13 @@ def evaluate(run: Path) -> dict[str, Any]:
         for i, (row, (q, a, c)) in enumerate(zip(rows, right.tolist(), strict=True))
     ]  # fmt: skip
     result: dict[str, Any] = {"run": run.name, "predictions": predictions}
-    if not recipe.leave_out:
+    if not recipe.leave_out and rater.model.fault_head is not None:
         good = [i for i, row in enumerate(rows) if float(row["mos_quality"]) >= GOOD_MOS]
         chosen = np.random.default_rng(1).permutation(good)[:FAULT_PICTURES]
         result |= _faults(rater, [images[i] for i in chosen], [rows[i]["prompt"] for i in chosen])
         result |= _malformation(rater, images, [row["prompt"] for row in rows], right)
     photographs = pictures.flickr8k(pictures.data_root())
-    if kept := photographs[len(photographs) - recipe.held_out_photographs :]:
+    if kept := photographs[len(without_the_last(photographs, recipe.held_out_photographs)) :]:
         result["captions"] = _captions(rater, kept)
     (run / "evaluation.json").write_text(json.dumps(result))
     return result
@@ -241,6 +253,7 @@ def _column(result: dict[str, Any], name: str) -> Floats:
     return np.array([p[name] for p in result["predictions"]])
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
@@ -253,4 +266,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ faults don't fall away then, the words do not come from the picture. Slot accura
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mint_iqa.evaluation.results import finite
 from mint_iqa.images import read_image
 from mint_iqa.vocabulary import EXPLAINED_BY, QUESTIONS, FaultName
 from train import pictures
+from train.commands import ends_in_a_sentence
 from train.judging import (
     FITTING,
     Case,
@@ -275,6 +277,7 @@ def report(found: AnswerShares) -> Iterator[str]:
     yield from (f"  {text}" for text in found.examples)
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a preset or a folder")
@@ -291,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

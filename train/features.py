@@ -10,7 +10,7 @@ of each look, and where its pixels are. 40 minutes on 2 cores.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +22,16 @@ from tqdm import tqdm
 
 from mint_iqa.assessor import revision_of
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import prompt_folds
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
+from train.commands import ends_in_a_sentence
 from train.plan import Example, Picture, look, picture_of
 from train.precision import autocast
+from train.resume import writing
 from train.settings import Stage1
-from train.sources import Sources, read_sources
+from train.sources import FOLDS, Sources, folds_of, read_sources
 
-FOLDS = 5
 PHOTOGRAPHS = 1200
 # Of AGIQA-3K's four twins a picture all but the small one.
 KEPT_TWINS = (0, 2, 3, 4)
@@ -39,11 +39,6 @@ SETS = ("agiqa3k", "flickr8k")
 BATCH = 32
 
 Look = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
-
-
-def folds_of(human: Sequence[Mapping[str, str]]) -> np.ndarray:
-    """The fold of every AGIQA-3K picture, by prompt, byte-identical pictures together."""
-    return prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], FOLDS, seed=0)
 
 
 def draw_looks(sources: Sources, seed: int = 0) -> list[Look]:
@@ -55,7 +50,7 @@ def draw_looks(sources: Sources, seed: int = 0) -> list[Look]:
         sorted({r["prompt"] for r, f in zip(sources.human, fold, strict=True) if f == k})
         for k in range(FOLDS)
     ]
-    captions = [p["captions"][0] for p in sources.photographs]
+    captions = [p["captions"][0] for p in sources.photographs[:PHOTOGRAPHS]]
     looks = []
     for name, every, keep in (("agiqa3k", 5, KEPT_TWINS), ("flickr8k", 3, (0, 1, 2))):
         for i, row in enumerate(sources.rows[name]):
@@ -137,6 +132,7 @@ def load_features(run: Path) -> dict[str, Tensor]:
     return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -150,8 +146,9 @@ def main() -> None:
     examples = [e for e, _, _ in looks]
     found = encode(model, processor, sources, examples) | targets(looks)
     path = options.run / f"features-{part}of{parts}.safetensors"
-    save_file(found, path, metadata={"model": revision_of(options.run / "model")})
+    with writing(options.run):
+        save_file(found, path, metadata={"model": revision_of(options.run / "model")})
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

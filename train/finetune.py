@@ -17,16 +17,18 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from instruct_data.settings import read_settings
 from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import bootstrap_interval, srcc
+from mint_iqa.metrics import bootstrap_interval, srcc, unrelated_sets
 from mint_iqa.pretrained import written_whole
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.adjustment import Adjustment, Seen, apply, learn, seen_by
+from train.commands import ends_in_a_sentence
 from train.frozen import features_of
 from train.rated import Ratings, read_ratings
 
@@ -34,6 +36,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 FEWEST = 10  # ratings; below, cross-validation hardly tells a better head from a worse one
 FEWEST_GROUPS = 3
+FEWEST_TESTS = 3  # that a correlation can be taken of
 REPORT = "finetune.json"
 
 
@@ -80,12 +83,15 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
     """The pictures that have a rating; MintIQAError where there are some, but nothing to learn from."""
     targets = ratings.targets(name)
     rows = np.flatnonzero(~np.isnan(targets))
+    learned = rows[~ratings.held_out()[rows]]
     where = " and ".join(note.split(":")[0] for note in ratings.notes)
-    groups = len({ratings.groups()[i] for i in rows})
-    if 0 < len(rows) < FEWEST:
+    groups = _unrelated(ratings, learned)
+    if len(rows) and len(learned) < FEWEST:
+        kept = "" if len(learned) == len(rows) else " to learn from, the file's test pictures aside"
         raise MintIQAError(
             "too_few_ratings",
-            f"{where} has {len(rows)} ratings of {name}: give at least {FEWEST}, or leave that column out.",
+            f"{where} has {len(learned)} ratings of {name}{kept}: give at least {FEWEST}, or leave that "
+            "column out.",
         )
     if len(rows) and groups < FEWEST_GROUPS:
         raise MintIQAError(
@@ -93,13 +99,19 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
             f"The ratings of {name} in {where} are of {groups} prompts: what is learnt can't be tested on "
             f"others, so give at least {FEWEST_GROUPS}, or leave the prompts out to test on other pictures.",
         )
-    if len(rows) and np.ptp(targets[rows]) == 0:
+    if len(rows) and np.ptp(targets[learned]) == 0:
         raise MintIQAError(
             "ratings_equal",
-            f"Every rating of {name} in {where} is {100 * targets[rows[0]]:g} of 100: there is nothing to "
+            f"Every rating of {name} in {where} is {100 * targets[learned[0]]:g} of 100: there is nothing to "
             "learn from, so leave that column out.",
         )
     return rows
+
+
+def _unrelated(ratings: Ratings, rows: Integers) -> int:
+    """How many folds the rows could make at most: prompts, in whatever spelling, that share no picture."""
+    groups, hashes = ratings.groups(), ratings.hashes()
+    return len(unrelated_sets([groups[i] for i in rows], [hashes[i] for i in rows]))
 
 
 @dataclass(frozen=True)
@@ -120,18 +132,18 @@ class Case:
 
     def figures(self) -> dict[str, object]:
         """Before and after, on pictures that were not learnt from: the test, or else each fold in turn."""
-        if self.test.any():
-            rows = np.flatnonzero(self.test)
-            after = self.final()[0](self.seen[rows])
+        own_test = int(self.test.sum()) >= FEWEST_TESTS
+        rows = np.flatnonzero(self.test == own_test)
+        after = np.zeros(len(self.wanted))
+        if own_test:
+            after[rows] = self.final()[0](self.seen[rows])
         else:
-            rows = np.arange(len(self.wanted))
-            after = np.zeros(len(rows))
-            for fold in np.unique(self.folds):
-                own = np.flatnonzero(self.folds == fold)
-                after[own] = self._learn(self.folds != fold)[0](self.seen[own])
+            for fold in np.unique(self.folds[rows]):
+                own = rows[self.folds[rows] == fold]
+                after[own] = self._learn((self.folds != fold) & ~self.test)[0](self.seen[own])
         groups = [self.groups[i] for i in rows]
-        return _figures(100 * self.seen.score[rows].clip(0, 1), 100 * after.clip(0, 1),
-                        100 * self.wanted[rows], groups, bool(self.test.any()))  # fmt: skip
+        return _figures(100 * self.seen.score[rows].clip(0, 1), 100 * after[rows].clip(0, 1),
+                        100 * self.wanted[rows], groups, own_test)  # fmt: skip
 
     def _learn(self, used: NDArray[np.bool_]) -> tuple[Adjustment, float | None]:
         rows = np.flatnonzero(used)
@@ -140,7 +152,7 @@ class Case:
 
 def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: Seen) -> Case:
     groups = [ratings.groups()[i] for i in rows]
-    folds = ratings.folds(rows, min(recipe.folds, len(set(groups))), recipe.seed)
+    folds = ratings.folds(rows, min(recipe.folds, _unrelated(ratings, rows)), recipe.seed)
     weights = ratings.weights(name)[rows] if recipe.spread_weight else np.ones(len(rows))
     test = ratings.held_out()[rows]
     return Case(seen[rows], ratings.targets(name)[rows], weights, folds, groups, test)
@@ -205,24 +217,23 @@ def save(
                     )  # fmt: skip
             told = {"recipe": asdict(recipe), "figures": report}
             (folder / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter, Rust's, has no strerror
+        reason = str(error).splitlines()[0] if isinstance(error, SafetensorError) else error.strerror
         raise MintIQAError(
-            "unwritable", f"{output} can't be written ({error.strerror}): choose another output."
+            "unwritable", f"{output} can't be written ({reason}): choose another output."
         ) from error
 
 
-def main() -> int:
+@ends_in_a_sentence
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", help="a YAML file of configs/")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
+    parser.add_argument(
+        "--set", nargs="*", default=[], action="extend", metavar="KEY=VALUE", help="override settings"
+    )
     options = parser.parse_args()
-    try:
-        folder = finetune(read_settings(Finetune, options.recipe, options.set))
-    except MintIQAError as error:
-        print(error.message, file=sys.stderr)
-        return 2
+    folder = finetune(read_settings(Finetune, options.recipe, options.set))
     print(f"The model is in {folder}: mint-iqa score picture.png --model {folder}")
-    return 0
 
 
 if __name__ == "__main__":

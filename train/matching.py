@@ -36,13 +36,15 @@ from mint_iqa.assessor import revision_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.heads import placed
 from mint_iqa.images import read_image
-from mint_iqa.metrics import prompt_folds, roc_auc
+from mint_iqa.metrics import roc_auc
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.pretrained import written_whole
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
+from train.commands import ends_in_a_sentence
+from train.resume import writing
 from train.settings import Stage1
-from train.sources import split
+from train.sources import folds_of, split, without_the_last
 
 BATCH = 8
 SHOWN = 0.6  # of the human score, 0..1: from here on a picture shows its prompt
@@ -188,8 +190,7 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
     processor = MintIQAProcessor.from_config(model.config, model.folder)
     root = pictures.data_root()
     everything = pictures.agiqa3k(root)
-    hashes = [row["sha256"] for row in everything]
-    fold = prompt_folds([row["prompt"] for row in everything], hashes, recipe.folds, seed=0)
+    fold = folds_of(everything, recipe.folds)
     kept = split(everything, recipe).train
     human, fold = [everything[i] for i in kept], fold[kept]
     if len(set(fold.tolist())) < 2:
@@ -198,8 +199,7 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
             "One fold is left to learn from and to choose by: train with more folds, or with all.",
         )
     photographs = pictures.flickr8k(root)
-    most = min(settings.photographs, len(photographs) - recipe.held_out_photographs)
-    photographs = photographs[: max(0, most)]
+    photographs = without_the_last(photographs, recipe.held_out_photographs)[: settings.photographs]
     paths = [*(row["path"] for row in human), *(str(p["path"]) for p in photographs)]
     vectors = encode_once(model, processor, paths, file)
     prompts = [row["prompt"] for row in human]
@@ -280,23 +280,20 @@ def _others_left(path: Path) -> bool:
     return bool(others)
 
 
-def main() -> int:
+@ends_in_a_sentence
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a finished stage-1 run")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    try:
-        recipe = read_settings(Stage1, options.run / "recipe.json")
-        model = prepared(options.run / "model")
-        figures = match(model, recipe, options.output / VECTORS, Matching())
-        print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    recipe = read_settings(Stage1, options.run / "recipe.json")
+    model = prepared(options.run / "model")
+    figures = match(model, recipe, options.output / VECTORS, Matching())
+    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    with writing(options.output):
         save(model, options.output / "model")
         if options.output.resolve() != options.run.resolve():
             shutil.copy(options.run / "recipe.json", options.output)
-    except MintIQAError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":

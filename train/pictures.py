@@ -12,10 +12,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -29,6 +32,7 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.images import Fit, read_image
 from mint_iqa.pretrained import cache_root
 from mint_iqa.vocabulary import FAULTS
+from train.commands import ends_in_a_sentence
 from train.resume import write_whole, writing
 
 # Flickr8k's photographs are squeezed to this side. Copies of generated pictures at this size keep the model
@@ -66,16 +70,30 @@ def data_root() -> Path:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with _there(), path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@contextmanager
+def _there() -> Iterator[None]:
+    """A file of the data sets that is missing ends in one MintIQAError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MintIQAError(
+            "data_missing",
+            f"{error.filename} does not exist: set $MINT_IQA_DATA to the folder whose data/ holds agiqa3k "
+            "and flickr8k.",
+        ) from error
 
 
 def agiqa3k(root: Path) -> list[dict[str, str]]:
     """AGIQA-3K rows: image, prompt, generator, mos_quality, mos_align (0..5), sha256 of the file."""
     rows = read_table(root / "agiqa3k" / "scores.csv")
-    for row in rows:
-        row["path"] = str(root / "agiqa3k" / row["image"])
-        row["sha256"] = hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
+    with _there():
+        for row in rows:
+            row["path"] = str(root / "agiqa3k" / row["image"])
+            row["sha256"] = hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
     return rows
 
 
@@ -115,15 +133,30 @@ def build(
     seed: int = 0,
     max_aspect: float = math.inf,
 ) -> None:
-    """Write `name`.npy and `name`.json into the cache; a finished pair is left as it is.
+    """Write `name`.npy and `name`.json into the cache; a finished pair of the same files is left as it is.
 
     Of several processes that want the same one builds and the others wait.
     """
     folder = pictures_folder(image_size)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
-        if not (folder / f"{name}.json").exists():
+        if _stored(folder, name).get("made_of") != made_of(paths):
+            (folder / f"{name}.json").unlink(missing_ok=True)  # before its pixels are written over
             _build(folder, name, Fit(stored_side(image_size), max_aspect), paths, kinds, seed)
+
+
+def made_of(paths: Sequence[str]) -> str:
+    """A digest of the files that stored pictures come from: their names and sizes, in order."""
+    with _there():
+        files = [(Path(path).name, Path(path).stat().st_size) for path in paths]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _stored(folder: Path, name: str) -> dict[str, Any]:
+    """made_of and rows of stored pictures; empty where they are not there, or of a form before this one."""
+    path = folder / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str, ...], seed: int) -> None:
@@ -144,7 +177,8 @@ def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str
                 rows.append(asdict(row))
     pixels.flush()
     with writing(folder):
-        write_whole(folder / f"{name}.json", json.dumps(rows))  # last: it says that the pixels are whole
+        found = {"made_of": made_of(paths), "rows": rows}
+        write_whole(folder / f"{name}.json", json.dumps(found))  # last: it says that the pixels are whole
 
 
 def kept_quality(fault: str, level: int) -> float:
@@ -152,17 +186,23 @@ def kept_quality(fault: str, level: int) -> float:
     return distortions.kept_quality(KADID_SCORES[fault][level - 1])  # type: ignore[index]
 
 
-def load(name: str, image_size: int) -> tuple[NDArray[np.uint8], list[Row]]:
-    """Pixels and their table, for a model that sees `image_size`. MintIQAError where they were not built."""
+def load(
+    name: str, image_size: int, paths: Sequence[str] | None = None
+) -> tuple[NDArray[np.uint8], list[Row]]:
+    """Pixels and their table, for a model that sees `image_size`.
+
+    MintIQAError where they were not built, or from other files than `paths`.
+    """
     folder = pictures_folder(image_size)
-    if not (folder / f"{name}.json").is_file():
+    stored = _stored(folder, name)
+    if not stored or (paths is not None and stored["made_of"] != made_of(paths)):
+        missing = "are of other files" if stored else "are not built"
         raise MintIQAError(
             "pictures_missing",
-            f"The training pictures of {name} are not built: "
+            f"The training pictures of {name} {missing}: "
             f"run python -m train.pictures --image-size {image_size}.",
         )
-    rows = [Row(**row) for row in json.loads((folder / f"{name}.json").read_text())]
-    return np.load(folder / f"{name}.npy", mmap_mode="r"), rows
+    return np.load(folder / f"{name}.npy", mmap_mode="r"), [Row(**row) for row in stored["rows"]]
 
 
 def centre(size: int) -> slice:
@@ -183,6 +223,7 @@ def build_all(image_size: int) -> None:
     build("flickr8k", image_size, photographs, ("kadid", "malformation"))
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image-size", type=int, default=NANO, help="what the model to be trained sees")
@@ -190,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

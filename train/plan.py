@@ -21,7 +21,7 @@ from train import pictures
 from train.pictures import CLEAN, Row
 from train.rated import Ratings
 from train.settings import Stage1
-from train.sources import RATED, Sources, split, split_rated
+from train.sources import RATED, Sources, check_fold, split, split_rated, without_the_last
 
 NAN = float("nan")
 # Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the
@@ -71,12 +71,9 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     passes = {k: getattr(recipe, k) for k in ("human_epochs", "photograph_epochs", "rating_epochs")}
     if negative := [k for k, value in passes.items() if value < 0]:
         raise MintIQAError("bad_config", f"{negative[0]} is below 0: give the number of passes.")
-    if recipe.test_fold is not None and not 0 <= recipe.test_fold < recipe.folds:
-        raise MintIQAError(
-            "bad_config",
-            f"test_fold is {recipe.test_fold} of {recipe.folds} folds: give 0..{recipe.folds - 1}, or null.",
-        )
+    check_fold(recipe.test_fold, recipe.folds)
     rng = np.random.default_rng(recipe.seed)
+    learned = without_the_last(sources.photographs, recipe.held_out_photographs)
     known: list[Picture] = []
     if recipe.human_epochs:
         chosen = split(sources.human, recipe).train
@@ -88,12 +85,12 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
         rated = [_rated(sources.ratings, int(i)) for i in split_rated(sources.ratings, recipe).train]
         known += _repeat(rated, recipe.rating_epochs, rng)
     if recipe.photograph_epochs:
-        used = set(range(len(sources.photographs) - recipe.held_out_photographs))
+        used = set(range(len(learned)))
         photographs = [_photograph(sources, row, i) for i, row in _rows(sources, "flickr8k", used)]
         known += _repeat(photographs, recipe.photograph_epochs / 3, rng)  # clean and two twins each
     order = rng.permutation(len(known))
     pool = sorted({text for picture in known if picture.human for text in picture.prompts if text})
-    captions = [p["captions"][0] for p in sources.photographs]
+    captions = [p["captions"][0] for p in learned]
     # Twins take captions for wrong prompts, where photographs bring some.
     return [look(known[i], pool if known[i].human else captions or pool, recipe, rng) for i in order]
 

@@ -8,6 +8,7 @@ weights in shards below 95 MB, and the LoRA adapter.
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from mint_iqa.modeling import FAMILIAR_AXES, MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
+from train.commands import ends_in_a_sentence
 from train.pictures import load
 
 SAMPLE = 500  # pictures of each set, clean and faulted
@@ -47,6 +49,7 @@ def measure_familiarity(model: MintIQAModel, embeds: Tensor) -> None:
     model.familiar_axes.copy_(whitening / distances.quantile(FAMILIAR_SHARE).sqrt())
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
@@ -64,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

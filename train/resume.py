@@ -57,6 +57,23 @@ def begin(recipe: Optimisation, resume: bool, folder: Path | None = None) -> Pat
     return whole[-1] if whole else None
 
 
+def bind(output: Path, what: str, digest: str) -> None:
+    """Write beside the weights a digest of what the run learns from, called `what`.
+
+    MintIQAError where a run would go on with other data than it began with.
+    """
+    path = output / f"{what}.sha256"
+    if checkpoints(output) and path.exists() and path.read_text(encoding="utf-8") != digest:
+        raise MintIQAError(
+            "other_recipe",
+            f"{output} was begun with other {what} or pictures: resume with those, or name another --set "
+            "output=.",
+        )
+    if rank() == 0:
+        with writing(output):
+            write_whole(path, digest)
+
+
 def _check_recipe(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
     if keys:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-# nano's: the tower from block 3 up, and all else but the sentence encoder and the word embeddings.
+# The tower from its fourth block up, and all else but the sentence encoder and the word embeddings.
 STAGE1_TRAINS = [
     "vision.backbone.encoder.layer.([3-9]|1[01])", "vision.readout", "qformer1", "heads", "shortcut",
     "fault_head", "alignment",
@@ -20,7 +20,7 @@ class Optimisation:
     trains: list[str] = field(default_factory=list)
     batch_size: int = 32  # examples a step, over all processes
     accumulation: int = 1  # parts that a process computes its share of a step in, to save memory
-    learning_rate: float = 2e-4  # of Q-Formers
+    learning_rate: float = 2e-4  # of Q-Formers; in stage 2 of all but the LoRA
     weight_decay: float = 0.05
     warmup: float = 0.05  # share of the steps
     bf16: bool = True  # autocast, where the processor has bfloat16; weights keep their own precision
@@ -33,7 +33,7 @@ class Optimisation:
 
 @dataclass
 class Stage1(Optimisation):
-    """Recipe of a stage-1 run: captions first (`photograph_epochs`), then human scores."""
+    """Recipe of a stage-1 run: photographs with captions, AGIQA-3K and your own ratings, shuffled."""
 
     trains: list[str] = field(default_factory=lambda: list(STAGE1_TRAINS))
     output: str = "runs/stage1"
@@ -49,7 +49,7 @@ class Stage1(Optimisation):
     columns: dict[str, str] = field(default_factory=dict)  # of CSV files, e.g. {quality: "mos:1:5"}
     rating_epochs: float = 1.0  # passes over them
     photograph_epochs: float = 0.0  # passes over Flickr8k, each picture clean or faulted in turn
-    held_out_photographs: int = 500
+    held_out_photographs: int = 500  # the last ones and their captions, which no stage learns from
     folds: int = 5  # by prompt, of AGIQA-3K and of your own ratings
     test_fold: int | None = None  # None trains on every prompt
     leave_out: str | None = None  # a generator of AGIQA-3K that is only tested on

@@ -10,6 +10,7 @@ the last.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.results import finite
 from mint_iqa.reading import Findings
+from train.commands import ends_in_a_sentence
 from train.judging import Share, share
 
 
@@ -109,6 +111,7 @@ def evaluate_slots(assessor: Assessor, labels: Path, folder: Path) -> list[SlotS
     return list(slot_shares([s for s in samples if s.split == "train"], replies(assessor, test, folder)))
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="a preset or a folder")
@@ -128,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

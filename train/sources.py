@@ -1,9 +1,9 @@
 """What stage 1 can look at, and which of it is only tested on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from train.rated import Ratings, read_ratings
 from train.settings import Stage1
 
 RATED = "rated"  # the set of your own pictures
+FOLDS = 5
+T = TypeVar("T")
 
 
 @dataclass
@@ -45,7 +47,9 @@ def read_sources(image_size: int, sets: Sequence[str] = ("agiqa3k", "flickr8k"))
     if "flickr8k" in sets:
         sources.photographs = pictures.flickr8k(root)
     for name in sets:
-        sources.pixels[name], sources.rows[name] = pictures.load(name, image_size)
+        table = sources.human if name == "agiqa3k" else sources.photographs
+        paths = [str(row["path"]) for row in table]
+        sources.pixels[name], sources.rows[name] = pictures.load(name, image_size, paths)
     return sources
 
 
@@ -78,16 +82,38 @@ def _check_overlap(ratings: Ratings, human: list[dict[str, str]], recipe: Stage1
         )
 
 
+def folds_of(human: Sequence[Mapping[str, str]], folds: int = FOLDS) -> NDArray[np.int64]:
+    """The fold of every AGIQA-3K picture, by prompt, byte-identical pictures together."""
+    return prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], folds, seed=0)
+
+
+def without_the_last(photographs: Sequence[T], held_out: int) -> Sequence[T]:
+    """What is learned from where the last `held_out` are kept to be tested on, captions and all."""
+    return photographs[: max(0, len(photographs) - held_out)]
+
+
+def check_fold(test_fold: int | None, folds: int) -> None:
+    """MintIQAError for a fold that isn't there: nothing would be kept out."""
+    if test_fold is not None and not 0 <= test_fold < folds:
+        raise MintIQAError(
+            "bad_config", f"test_fold is {test_fold} of {folds} folds: give 0..{folds - 1}, or null."
+        )
+
+
 def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
     """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen
     prompts are the test, and no other picture of those prompts trains."""
     everything = np.arange(len(human))
+    check_fold(recipe.test_fold, recipe.folds)
     if recipe.leave_out and recipe.test_fold is None:
         raise MintIQAError("bad_config", "leave_out needs a test_fold: the prompts that are tested on.")
+    if recipe.leave_out and recipe.leave_out not in (known := sorted({r["generator"] for r in human})):
+        raise MintIQAError(
+            "bad_config", f"leave_out is {recipe.leave_out!r}, no generator: give one of {', '.join(known)}."
+        )
     if recipe.test_fold is None:
         return Split(everything, everything[:0])
-    fold = prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], recipe.folds, seed=0)
-    unseen = fold == recipe.test_fold
+    unseen = folds_of(human, recipe.folds) == recipe.test_fold
     other = np.array([r["generator"] == recipe.leave_out for r in human])
     if recipe.leave_out:
         return Split(everything[~unseen & ~other], everything[unseen & other])
@@ -100,7 +126,8 @@ def split_rated(ratings: Ratings, recipe: Stage1) -> Split:
     if recipe.test_fold is not None:
         rest = np.flatnonzero(~apart)
         groups = ratings.groups()
-        if len({groups[i] for i in rest}) < recipe.folds:
+        hashes = ratings.hashes()
+        if len(unrelated_sets([groups[i] for i in rest], [hashes[i] for i in rest])) < recipe.folds:
             raise MintIQAError(
                 "too_few_ratings",
                 f"The ratings are of fewer than {recipe.folds} prompts (or pictures, without prompts), too "

@@ -9,10 +9,12 @@
 A run that was cut off goes on with --resume and ends with the weights that it would have had.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from transformers import set_seed
 
 from mint_iqa.assessor import find_checkpoint
 from mint_iqa.configuration import MintIQAConfig
-from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.pretrained import cache_root, initialise, written_whole
 from mint_iqa.processing import MintIQAProcessor
@@ -33,10 +34,10 @@ from train import pictures
 from train.plan import Looks, draw
 from train.precision import autocast
 from train.rated import Ratings, write_rated
-from train.resume import begin, checkpoints, rank, write_whole, writing
+from train.resume import begin, bind, rank, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1
-from train.sources import Sources, sources_of, split_rated
+from train.sources import sources_of, split_rated, without_the_last
 from train.trainable import STAGE2_PARTS, Learner, declare, restore
 from train.whole_batch import processes, whole_batch
 
@@ -167,11 +168,17 @@ class Scorer(Learner):
 
 
 @torch.no_grad()
-def caption_bank(model: MintIQAModel, processor: MintIQAProcessor, sources: Sources) -> Tensor:
-    """float[N, 5, Dt]: the frozen sentence vectors of every photograph's five captions; computed once."""
-    path = cache_root() / "pictures" / "captions.safetensors"
+def caption_bank(
+    model: MintIQAModel, processor: MintIQAProcessor, photographs: Sequence[dict[str, Any]]
+) -> Tensor:
+    """float[N, 5, Dt]: the frozen sentence vectors of each photograph's five captions; computed once."""
+    texts = [(p["captions"] * 5)[:5] for p in photographs]
+    made_of = hashlib.sha256(json.dumps(texts).encode())
+    for weight in model.alignment.text_encoder.state_dict().values():
+        made_of.update(weight.cpu().contiguous().numpy().tobytes())
+    path = cache_root() / "pictures" / f"captions-{made_of.hexdigest()[:16]}.safetensors"
     if not path.exists():
-        texts = [(p["captions"] * 5)[:5] for p in sources.photographs]
+        path.parent.mkdir(parents=True, exist_ok=True)
         flat = sorted({t for five in texts for t in five}, key=len)
         vectors: dict[str, Tensor] = {}
         for start in range(0, len(flat), 256):
@@ -193,7 +200,10 @@ def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) ->
     sources = sources_of(recipe, processor.image_size, processor.max_aspect)
     if sources.ratings:
         keep_ratings(recipe, sources.ratings)
-    captions = caption_bank(model, processor, sources) if recipe.photograph_epochs else None
+    captions = None
+    if recipe.photograph_epochs:
+        learned = without_the_last(sources.photographs, recipe.held_out_photographs)
+        captions = caption_bank(model, processor, learned)
     return Looks(draw(sources, recipe), sources, processor), captions
 
 
@@ -202,18 +212,11 @@ def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:
 
     MintIQAError where a run goes on with other ratings than it began with.
     """
-    output, digest = Path(recipe.output), ratings.digest()
-    path = output / "ratings.sha256"
-    if checkpoints(output) and path.exists() and path.read_text(encoding="utf-8") != digest:
-        raise MintIQAError(
-            "other_recipe",
-            f"{output} was begun with other ratings or pictures: resume with those, or name another --set "
-            "output=.",
-        )
+    output = Path(recipe.output)
+    bind(output, "ratings", ratings.digest())
     if rank() == 0:
         print("\n".join(ratings.notes), file=sys.stderr)
         with writing(output):
-            write_whole(path, digest)
             write_rated(output / "test.csv", ratings, split_rated(ratings, recipe).test)
 
 

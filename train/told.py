@@ -4,6 +4,7 @@ An example shows the LLM what the Assessor will show it: the whole picture, its 
 tokens only where a fault is known or detected.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,13 @@ class Samples:
     samples: list[InstructionSample]
     pictures: list[Shown]
 
+    def digest(self) -> str:
+        """Of all that is learned from or measured on."""
+        digest = hashlib.sha256()
+        for sample, picture in zip(self.samples, self.pictures, strict=True):
+            digest.update(f"{picture.sha256} {sample.model_dump_json()}\n".encode())
+        return digest.hexdigest()
+
 
 def read_samples(source: str, images: str | None) -> Samples:
     """A file, whose samples train unless their split says otherwise, or a folder that a build wrote.
@@ -99,7 +107,8 @@ def _examples(told: Samples, assessor: Assessor) -> list[Instruction]:
     frozen = features_of(assessor, told.pictures)
     severities: list[list[float]] = [[] for _ in told.samples]
     if model.fault_head is not None:
-        severities = model.fault_head(torch.from_numpy(frozen.vectors).unsqueeze(1)).sigmoid().tolist()
+        vectors = torch.from_numpy(frozen.vectors).unsqueeze(1).to(model.device, model.dtype)
+        severities = model.fault_head(vectors).float().sigmoid().tolist()
     return [
         _example(i, sample, 100 * scores.clip(0, 1), detected(found, model.config.faults[: len(found)]))
         for i, (sample, scores, found) in enumerate(zip(told.samples, frozen.scores, severities, strict=True))
@@ -152,9 +161,11 @@ def tell_loss(when: str, explainer: Any, data: Told, batch_size: int) -> float |
     """
     if not len(data):
         return None
+    explainer.eval()
     total, tokens = 0.0, 0
     for start in range(0, len(data), batch_size):
-        batch = data.collate(data.examples[start : start + batch_size])
+        given = data.collate(data.examples[start : start + batch_size])
+        batch = {k: v.to(explainer.model.device) if torch.is_tensor(v) else v for k, v in given.items()}
         count = sum(map(len, batch["answers"]))
         total += count * float(explainer.answer_loss(explainer.soft_tokens(batch), batch))
         tokens += count

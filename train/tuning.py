@@ -11,6 +11,7 @@ after every pass lets a stopped run go on. 50 minutes on 2 cores, settling (trai
 import argparse
 import hashlib
 import json
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from mint_iqa.vision import PIXEL_STATISTICS, VisionTower, pixel_statistics
 from train import pictures
-from train.features import FOLDS, SETS, load_features
+from train.commands import ends_in_a_sentence
+from train.features import SETS, load_features
 from train.precision import half_type
 from train.readout import FITTED, Fit, Readout, refresh, smoothed
 from train.resume import writing
 from train.settings import Stage1
 from train.settling import Settling, settle
+from train.sources import FOLDS, check_fold
 
 # Pictures that go through the tower at once: on a CPU, whose caches are small, 1.4 times as fast as 32.
 PART = 16
@@ -264,21 +267,28 @@ def run(
 def save(model: MintIQAModel, output: Path, start: Path, test_fold: int | None) -> None:
     """A finished stage-1 run: the model in float16, and what train.evaluate and stage 2 must know of it."""
     model.config.language["taught"] = False
-    model.half().save_pretrained(output / "model", max_shard_size="90MB")
     recipe = Stage1(output=str(output), model=str(start), folds=FOLDS, test_fold=test_fold)
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+    with writing(output):
+        model.half().save_pretrained(output / "model", max_shard_size="90MB")
+        (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
 
 
+@ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run with a model and its features (train.features)")
     parser.add_argument("--test-fold", type=int, default=None, help="keep this fold out")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
+    check_fold(options.test_fold, FOLDS)
+    checkpoint = options.output / "tuning.pt"
+    if (options.output / "model").exists() and not checkpoint.exists():
+        raise MintIQAError(
+            "output_exists", f"{options.output} holds a finished run: name another --output, or delete it."
+        )
     features = load_features(options.run)
     rows = (features["fold"] != (-2 if options.test_fold is None else options.test_fold)).nonzero().squeeze(1)
     human = pictures.agiqa3k(pictures.data_root())
-    checkpoint = options.output / "tuning.pt"
     readout = run(options.run, features, rows, human, Tuning(), checkpoint)
     settle(readout, rows, Settling())
     save(readout.model, options.output, options.run, options.test_fold)
@@ -286,4 +296,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

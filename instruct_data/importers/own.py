@@ -43,7 +43,7 @@ def read_own(path: Path, named: Mapping[str, str], findings: Findings) -> tuple[
         raise MintIQAError(
             "bad_argument",
             f"{path} has no column {', '.join(DIMENSIONS)} (it has: {', '.join(rows[0]):.200}): say which is "
-            "which, such as columns={quality: 'mos:1:5'}.",
+            "which, such as \"columns={quality: 'mos:1:5'}\".",
         )
     spreads = {d: f"{c.name}_std" for d, c in scores.items() if f"{c.name}_std" in rows[0]}
     texts["image"] = texts["image"] or "image"  # and if it is missing, read_table says so
@@ -62,7 +62,8 @@ def guess_range(path: Path, name: str, cells: Sequence[str]) -> tuple[float, flo
         trouble = f"runs from {values[0]:g} to {values[-1]:g}, no usual scale" if values else "has no number"
         raise MintIQAError(
             "bad_argument",
-            f"Column {name!r} of {path} {trouble}: state its ends, as in columns={{quality: '{name}:1:7'}}.",
+            f"Column {name!r} of {path} {trouble}: "
+            f"state its ends, as in \"columns={{quality: '{name}:1:7'}}\".",
         )
     return found[0]
 

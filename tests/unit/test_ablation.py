@@ -17,13 +17,15 @@ from mint_iqa.assessor import Assessor, revision_of
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.vocabulary import level_of
 from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
-from train import ablation, alignment, cross_validate, features, pictures, stage1
-from train.ablation import Ablation, answered, clean_only, constant, markdown
+from train import ablation, cross_validate, features, pictures, stage1
+from train.ablation import FOLD, Ablation, answered, clean_only, constant, markdown
 from train.features import load_features
+from train.readout import Readout
 from train.run import command
 from train.settings import Stage1
+from train.sources import folds_of
 from train.stage1 import load_model
-from train.tuning import Tuning
+from train.tuning import TunedReadout, Tuning
 
 
 @pytest.fixture(scope="module")
@@ -37,37 +39,59 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     load_model(str(world.config))[0].save_pretrained(tmp_path / "model")
     monkeypatch.setattr("sys.argv", ["features", str(tmp_path)])
-    features.main()
+    assert features.main() == 0
     monkeypatch.setattr(ablation, "SIZES", (28, 42))
     monkeypatch.setattr(ablation, "Tuning", partial(Tuning, batch_size=4))
     return tmp_path
 
 
 def test_heads_and_towers_are_compared_row_by_row_and_a_row_is_measured_once(run, monkeypatch):
-    table = Ablation(run)
+    table = Ablation(run, "nano")
+    learned_from = []
+    for kind, method in ((Readout, "fit"), (TunedReadout, "tune")):
+        plain = getattr(kind, method)
+        monkeypatch.setattr(kind, method, spied(plain, learned_from))
     table.heads()
     table.tower()
     rows = table.rows
     assert len(rows) == 6 + 2 + 1 + 4
+    folds = folds_of(table.human)
     for row in rows.values():
-        assert {table.human[i]["prompt"] for i in row["pictures"]} and len(row["quality"]) == len(
-            row["pictures"]
-        )
+        assert set(folds[row["pictures"]]) == {FOLD} and len(row["quality"]) == len(row["pictures"])
+    assert len(learned_from) == len(rows) and not any((looks == FOLD).any() for looks in learned_from)
     without = [name for name in rows if name.startswith("heads: without")]
     assert len(without) == 5 and all(rows[name] != rows["heads: all"] for name in without)
     assert not list(run.glob("*.pt"))
     monkeypatch.setattr(Ablation, "_fitted", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(Ablation, "_tuned", lambda *_: pytest.fail("measured again"))
-    again = Ablation(run)
+    again = Ablation(run, "nano")
     again.heads()
     again.tower()
     assert again.rows == rows
 
 
+def spied(method, learned_from):
+    """The same method, which notes the folds of the looks that it learns from."""
+
+    def spying(readout, rows, *rest):
+        learned_from.append(readout.features["fold"][rows])
+        return method(readout, rows, *rest)
+
+    return spying
+
+
+def test_answers_are_those_of_the_model_that_is_named_now(run, tiny_checkpoint):
+    nano, other = Ablation(run, "nano"), Ablation(run, str(tiny_checkpoint))
+    nano.row("answers: all", lambda: {"names the fault": "1"})
+    assert other.rows == {}
+    other.row("answers: all", lambda: {"names the fault": "0"})
+    assert nano.rows == {"answers: all": {"names the fault": "1"}}
+
+
 def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_here(run):
     """Whatever the run's own tower has become; what it has become is a row beside them."""
     model = MintIQAModel.from_pretrained(run / "model", dtype=torch.float32)
-    before = Ablation(run)
+    before = Ablation(run, "nano")
     before.heads()
     for block in model.vision.blocks():
         for weight in block.parameters():
@@ -75,7 +99,7 @@ def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_he
     model.save_pretrained(run / "model")
     for path in run.glob("features-*"):
         save_file(load_file(path), path, metadata={"model": revision_of(run / "model")})
-    after = Ablation(run)
+    after = Ablation(run, "nano")
     assert after.rows == {}  # nothing of another model
     after.heads()
     assert after.rows["sizes: 28 px"] == before.rows["sizes: 28 px"]
@@ -84,7 +108,7 @@ def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_he
 
 
 def test_rows_that_two_processes_measure_are_both_kept(run):
-    first, second = Ablation(run), Ablation(run)
+    first, second = Ablation(run, "nano"), Ablation(run, "nano")
 
     def measure():
         second.row("tower: frozen", lambda: {"quality": "1"})
@@ -147,7 +171,6 @@ def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, m
     """On the toy model, and without the answers, for which nano itself is asked."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    monkeypatch.setattr(alignment, "HELD_OUT", 2)
     monkeypatch.setattr(ablation, "SIZES", (28, 42))
     monkeypatch.setattr(cross_validate, "AXES", 4)  # of few pictures
     for module in (ablation, cross_validate):
@@ -169,7 +192,7 @@ def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, m
                 if name == "train.stage1":
                     assert command(Stage1, stage1.train, "") == 0
                 else:
-                    importlib.import_module(name).main()
+                    assert importlib.import_module(name).main() == 0
                 ran.append(name)
             case _:
                 subprocess.run(line, shell=True, check=True)

@@ -68,7 +68,7 @@ def test_the_commands_run_in_their_order(folder, monkeypatch, capsys):
         else:
             module, *options = arguments[1:]
             monkeypatch.setattr(sys, "argv", [module, *options])
-            import_module(module).main()
+            assert import_module(module).main() == 0
     for name in ("evaluation/report.html", "evaluation/evaluation.json", "answers.json", "slots.json"):
         assert (folder / name).stat().st_size > 0, name
     json.loads((folder / "answers.json").read_text(), parse_constant=pytest.fail)

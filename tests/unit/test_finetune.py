@@ -112,7 +112,6 @@ def test_the_report_says_so_with_intervals(mine: Path) -> None:
     value, low, high = figures["error_less_by"]
     assert 0 < low < value < high
     assert figures["error_before"][0] - figures["error_after"][0] == pytest.approx(value)
-    assert told["recipe"]["model"]
 
 
 def test_only_the_rated_head_changes(start: Path, mine: Path) -> None:
@@ -176,6 +175,46 @@ def test_pictures_that_a_file_keeps_for_testing_are_not_learnt_from(
     assert right["figures"]["pictures"] == 10 and right["figures"]["own_test"]
     name = "heads.quality.layers.0.weight"
     assert torch.equal(right["weights"][name], wrong["weights"][name])
+
+
+def test_two_test_pictures_are_too_few_to_judge_by_and_are_not_learnt_from_either(
+    start: Path, folder: Path, tmp_path: Path
+) -> None:
+    records = [
+        RatedImage(
+            image=f"{i}.png", source="own", split="test" if i < 2 else "train",
+            mos={"quality": 100 * light(i)},
+        ) for i in range(30)
+    ]  # fmt: skip
+    write_jsonl(folder / "two.jsonl", records)
+    recipe = Finetune(str(folder / "two.jsonl"), model=str(start), output=str(tmp_path / "run"))
+    figures = json.loads((finetune.finetune(recipe) / finetune.REPORT).read_text())["figures"]["quality"]
+    assert (figures["pictures"], figures["own_test"]) == (28, False)
+
+
+@pytest.mark.parametrize("kept", [25, 30])
+def test_test_pictures_do_not_count_among_those_to_learn_from(
+    start: Path, folder: Path, tmp_path: Path, kept: int
+) -> None:
+    records = [
+        RatedImage(
+            image=f"{i}.png", source="own", split="test" if i < kept else "train",
+            mos={"quality": 100 * light(i)},
+        ) for i in range(30)
+    ]  # fmt: skip
+    write_jsonl(folder / "kept.jsonl", records)
+    with pytest.raises(MintIQAError, match=f"has {30 - kept} ratings of quality to learn from") as caught:
+        finetune.finetune(
+            Finetune(str(folder / "kept.jsonl"), model=str(start), output=str(tmp_path / "run"))
+        )
+    assert caught.value.code == "too_few_ratings"
+
+
+def test_a_prompt_in_another_spelling_is_the_same_prompt(start: Path, folder: Path, tmp_path: Path) -> None:
+    spelt = [("a fox", "A  fox", "a cat", "snow")[i % 4] for i in range(40)]
+    path = write(folder / "spelt.csv", rows(prompt=lambda i: spelt[i]))
+    output = finetune.finetune(Finetune(str(path), model=str(start), output=str(tmp_path / "run")))
+    assert json.loads((output / finetune.REPORT).read_text())["figures"]["quality"]["pictures"] == 40
 
 
 # --- several sets ---
@@ -409,4 +448,15 @@ def test_the_command_ends_with_the_sentence_and_code_2(
     monkeypatch.setattr(sys, "argv", ["finetune", recipe, "--set", *settings])
     assert finetune.main() == 2
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", f"{tmp_path}/none.csv does not exist: check the path.\n")
+    assert (printed.out, printed.err) == ("", f"error: {tmp_path}/none.csv does not exist: check the path.\n")
+
+
+def test_settings_may_be_given_one_by_one(
+    start: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, recipe = write(folder / "one.csv", rows()), ROOT / "configs" / "nano" / "finetune.yaml"
+    settings = [f"ratings={path}", f"model={start}", f"output={tmp_path / 'run'}"]
+    monkeypatch.setattr(sys, "argv", ["finetune", str(recipe), *(x for s in settings for x in ("--set", s))])
+    assert finetune.main() == 0
+    told = json.loads((tmp_path / "run" / finetune.REPORT).read_text())
+    assert (told["recipe"]["ratings"], told["recipe"]["model"]) == (str(path), str(start))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from instruct_data.prompts import content_words
 from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import FAULTS
 from tests.unit.training_fixtures import CAPTIONS, GENERATORS, PROMPTS, SIZE, World, living_in
-from train import pictures, plan
+from train import features, pictures, plan, stage1
 from train.pictures import Row
 from train.plan import Example, draw
 from train.settings import Stage1
@@ -123,6 +124,39 @@ def test_leaving_out_a_generator_needs_a_fold_to_test_on(sources: Sources) -> No
 def test_held_out_photographs_are_never_looked_at(sources: Sources, examples: list[Example]) -> None:
     seen = {row_of(sources, e).source for e in examples if e.pixels[0] == "flickr8k"}
     assert seen == set(range(len(CAPTIONS) - 2))
+
+
+def test_captions_of_held_out_photographs_are_not_even_wrong_prompts(
+    world: World, sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(BOTH, photograph_epochs=30, no_prompt_share=0.0)
+    assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, draw(sources, recipe))}
+    model, processor = stage1.load_model(str(world.config))
+    _, bank = stage1.data_of(recipe, model, processor)
+    assert bank is not None and len(bank) == len(CAPTIONS) - 2
+    monkeypatch.setattr(features, "PHOTOGRAPHS", len(CAPTIONS) - 2)
+    looks = [look for seed in range(20) for look, _, _ in features.draw_looks(sources, seed)]
+    assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, looks)}
+
+
+def taught(caption: str, examples: list[Example]) -> bool:
+    """Whether one of them is read with the caption of a photograph, in one of its five endings."""
+    return any(text.startswith(f"{caption} ") for e in examples for text in (e.prompt, e.second_prompt))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"test_fold": 5}, "test_fold is 5 of 5 folds"),
+        ({"test_fold": -1}, "test_fold is -1 of 5 folds"),
+        ({"leave_out": "Beta"}, "'Beta', no generator: give one of alpha, beta"),
+    ],
+)
+def test_what_would_keep_nothing_out_is_refused(
+    sources: Sources, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(MintIQAError, match=words):
+        split(sources.human, replace(BOTH, **settings))
 
 
 # --- how often ---
@@ -394,6 +428,19 @@ def test_an_interrupted_build_is_done_again(
     assert np.array_equal(pixels, whole) and again == rows
 
 
+def test_pictures_of_other_files_are_built_anew_and_never_taken_for_these(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = build_twice(tmp_path, monkeypatch)
+    pictures.build("set", SIZE, paths, ())
+    pixels = pictures.load("set", SIZE, paths)[0].copy()
+    others = list(reversed(paths))
+    with pytest.raises(MintIQAError, match=r"are of other files: run python -m train\.pictures"):
+        pictures.load("set", SIZE, others)
+    pictures.build("set", SIZE, others, ())
+    assert np.array_equal(pictures.load("set", SIZE, others)[0], pixels[::-1])
+
+
 def test_of_several_that_want_the_same_pictures_one_builds_and_the_others_wait(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -412,7 +459,7 @@ def test_captions_lose_their_full_stop_and_keep_their_order(world: World) -> Non
 
 
 def test_the_table_is_plain_json(world: World) -> None:
-    rows = json.loads((pictures.pictures_folder(SIZE) / "agiqa3k.json").read_text())
+    rows = json.loads((pictures.pictures_folder(SIZE) / "agiqa3k.json").read_text())["rows"]
     assert len(rows) == 5 * 2 * len(PROMPTS)
     assert [row["variant"] for row in rows[:5]] == ["clean", "small", "fault", "fault", "fault"]
 

@@ -1,5 +1,6 @@
 """Stage 2 on one's own instruction data: it goes on from a finished model and keeps its scores."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from instruct_data.records import InstructionSample, write_jsonl
+from instruct_data.records import InstructionSample, read_jsonl, write_jsonl
 from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
@@ -121,6 +122,21 @@ def test_a_run_goes_on_from_the_adapter_of_its_start(told: Path) -> None:
     )
     own = load_file(told / "model.safetensors")
     assert torch.equal(own["qformer2.query_tokens"].float(), model.qformer2.query_tokens)
+
+
+def test_a_run_does_not_go_on_with_other_instructions(
+    tiny_checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "built"
+    shutil.copytree(folder, own)
+    settings = recipe(tiny_checkpoint, own, tmp_path / "run", stop_after=1)
+    stage2.train(settings)
+    assert list((tmp_path / "run").glob("checkpoint-*"))
+    learned = read_jsonl(own / "train.jsonl", InstructionSample)
+    write_jsonl(own / "train.jsonl", [sample(0, answer="It is poor."), *learned[1:]])
+    with pytest.raises(MintIQAError, match="begun with other instructions") as caught:
+        stage2.train(settings, resume=True)
+    assert caught.value.code == "other_recipe"
 
 
 def test_a_second_run_trains_what_the_first_did(tiny_checkpoint: Path, told: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,11 +18,11 @@ from mint_iqa.vision import PIXEL_STATISTICS
 from tests.unit.training_fixtures import CAPTIONS, GENERATORS, SIZE, World, living_in
 from train import cross_validate, evaluate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
-from train.features import folds_of, load_features
+from train.features import load_features
 from train.readout import FITTED, Predictions, Readout, smoothed
 from train.settings import Stage1
 from train.settling import Settling, originals, settle
-from train.sources import split
+from train.sources import folds_of, split
 from train.stage1 import load_model
 from train.tuning import Course, TunedReadout, Tuning, image_vectors
 
@@ -44,7 +44,7 @@ def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for shard in ("0/2", "1/2"):
             patch.setattr("sys.argv", ["features", str(folder), "--shard", shard])
-            features.main()
+            assert features.main() == 0
     return folder
 
 
@@ -290,7 +290,7 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     monkeypatch.setattr("sys.argv", ["cross_validate", str(folder)])
     names = [job.name for job in cross_validate.jobs(list(GENERATORS))]
     assert len(names) == 5 + len(GENERATORS)
-    cross_validate.main()
+    assert cross_validate.main() == 0
     results = cross_validate.results_of(folder, SHORT.epochs)
     assert sorted(p.stem for p in results.iterdir()) == sorted(names)
     text = capsys.readouterr().out
@@ -303,7 +303,7 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     fitted = []
     tune = cross_validate.run
     monkeypatch.setattr(cross_validate, "run", lambda *a: (fitted.append(a[-1].stem), tune(*a))[1])
-    cross_validate.main()
+    assert cross_validate.main() == 0
     assert fitted == ["all-3"]
     assert json.loads((results / "all-3.json").read_text()) == again
 
@@ -352,7 +352,8 @@ def test_the_command_leaves_a_run_that_stage_2_can_start_from_and_that_is_evalua
     monkeypatch.setattr(tuning, "Tuning", lambda: SHORT)
     output = tmp_path / "stage1"
     monkeypatch.setattr("sys.argv", ["tuning", str(folder), "--test-fold", "2", "--output", str(output)])
-    tuning.main()
+    assert tuning.main() == 0
+    assert tuning.main() == 2  # a finished run is not overwritten
     recipe = Stage1(**json.loads((output / "recipe.json").read_text()))
     assert (recipe.test_fold, recipe.folds) == (2, 5)
     before, after = model_of(folder).state_dict(), model_of(output).state_dict()
@@ -361,5 +362,8 @@ def test_the_command_leaves_a_run_that_stage_2_can_start_from_and_that_is_evalua
     tested = {human[i]["image"] for i in split(human, recipe).test}
     assert {p["image"] for p in found["predictions"]} == tested
     assert all(own != other for own, other in found["captions"]) and len(found["captions"]) == len(CAPTIONS)
+    (output / "recipe.json").write_text(json.dumps(asdict(replace(recipe, test_fold=None))))
+    with pytest.raises(MintIQAError, match="kept no prompt out"):
+        evaluate.evaluate(output)
     lines = list(evaluate.summary([output]))
     assert any(text.startswith("a photograph's caption above an unrelated one") for text in lines)
