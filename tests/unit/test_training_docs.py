@@ -62,7 +62,7 @@ def test_the_figures_of_forty_ratings_come_from_what_stands_there(
     monkeypatch.setenv("MINT_IQA_DATA", str(tmp_path))
     monkeypatch.setenv("MINT_IQA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
-    write_pictures(tmp_path / "data", [f"thing {number // 3}" for number in range(90)])
+    write_pictures(tmp_path / "data", [f"thing {number}" for number in range(120)])
     (block,) = (block for language, block in BLOCKS if language == "python")
     exec(block, {})
     (line,) = (line for line in LINES if line.startswith("python -m train.finetune"))
@@ -72,7 +72,7 @@ def test_the_figures_of_forty_ratings_come_from_what_stands_there(
     assert finetune.main() == 0
     found = json.loads((tmp_path / "runs" / "sterner" / "finetune.json").read_text())["figures"]["quality"]
     assert found["own_test"]
-    assert found["pictures"] == 12  # of 36 in the fold, those of four prompts were learned from
+    assert found["pictures"] == 8  # of 24 prompts in the fold, 20 were learned from
 
 
 def test_launchers_are_given_what_the_commands_take() -> None:
