@@ -65,7 +65,8 @@ class Ablation:
 
     @property
     def rows(self) -> dict[str, Row]:
-        return {k: v for path in (self.path, self.answers_path) for k, v in _read(path).items()}
+        own = {k: v for k, v in _read(self.path).items() if not k.startswith("answers: ")}
+        return own | _read(self.answers_path)
 
     def row(self, name: str, measure: Callable[[], Row]) -> None:
         path = self.answers_path if name.startswith("answers: ") else self.path

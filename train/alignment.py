@@ -16,12 +16,13 @@ from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from instruct_data.settings import read_settings
+from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
 from train.commands import ends_in_a_sentence
 from train.precision import autocast
-from train.resume import writing
+from train.resume import AGAIN, writing
 from train.settings import Stage1
 from train.sources import Sources, read_sources, without_the_last
 from train.stage1 import caption_bank
@@ -89,6 +90,12 @@ def main() -> None:
     sources = read_sources(processor.image_size)
     held_out = read_settings(Stage1, options.run / "recipe.json").held_out_photographs
     learned = len(without_the_last(sources.photographs, held_out))
+    if learned < 2:
+        raise MintIQAError(
+            "bad_config",
+            f"{held_out} of {len(sources.photographs)} photographs are kept apart: there is nothing to learn "
+            "from, so train with held_out_photographs lower.",
+        )
     rows = [i for i, row in enumerate(sources.rows["flickr8k"]) if row.variant == pictures.CLEAN]
     pooled, captions = (
         features(model, processor, sources, rows),
@@ -96,11 +103,13 @@ def main() -> None:
     )
     projection = model.alignment.image_projection
     unseen = pooled[learned:], captions[learned:]
-    print(f"before: {retrieval(projection, *unseen)}")
+    if len(unseen[0]) > 1:
+        print(f"before: {retrieval(projection, *unseen)}")
     scale = fit(projection, pooled[:learned].clone(), captions[:learned])
     model.alignment.logit_scale.data.fill_(scale)
-    print(f"after: {retrieval(projection, *unseen)}")
-    with writing(options.output):
+    if len(unseen[0]) > 1:
+        print(f"after: {retrieval(projection, *unseen)}")
+    with writing(options.output, AGAIN):
         model.half().save_pretrained(options.output / "model", max_shard_size="90MB")
 
 

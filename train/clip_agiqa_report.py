@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc, t_interval
 from train.commands import ends_in_a_sentence
 from train.pictures import LABELS
@@ -82,7 +83,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="the output of train.clip_agiqa, finished or not")
-    print("\n".join(report(parser.parse_args().run)))
+    run = parser.parse_args().run
+    lines = list(report(run))
+    if not lines:
+        raise MintIQAError(
+            "nothing_to_report",
+            f"{run} holds no round of train.clip_agiqa yet: check the path, or train first.",
+        )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from sklearn.svm import SVR
 from torch import Tensor
 
 from mint_iqa.assessor import revision_of
+from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import krcc, plcc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from train import pictures
@@ -179,7 +180,13 @@ def main() -> None:
     options = parser.parse_args()
     if not options.summary:
         work(options.run, replace(Tuning(), epochs=options.passes), *map(int, options.shard.split("/")))
-    print("\n".join(summary(options.run, options.passes)))
+    lines = list(summary(options.run, options.passes))
+    if not lines:
+        raise MintIQAError(
+            "nothing_to_report",
+            f"{options.run} holds no fit of {options.passes} passes yet: check both, or leave out --summary.",
+        )
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

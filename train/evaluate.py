@@ -29,6 +29,7 @@ from mint_iqa.images import read_image
 from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.reading import read_bytes
 from mint_iqa.vocabulary import FAULTS, NAMED_FROM
 from train import pictures
 from train.commands import ends_in_a_sentence
@@ -154,7 +155,7 @@ def monotone_share(ladders: Sequence[dict[str, Any]], tolerance: float = 1.0) ->
 
 def summary(runs: Sequence[Path]) -> Iterator[str]:
     """Lines for people, each figure with its 95 % interval."""
-    results = [json.loads((run / "evaluation.json").read_text()) for run in runs]
+    results = [json.loads(read_bytes(run / "evaluation.json")) for run in runs]
     for predicted, label in LABELS.items():
         for name, metric in (("SRCC", srcc), ("PLCC", plcc), ("KRCC", krcc)):
             yield f"{predicted} {name}: {_over_runs(results, metric, predicted, label)}"

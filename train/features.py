@@ -28,7 +28,7 @@ from train import pictures
 from train.commands import ends_in_a_sentence
 from train.plan import Example, Picture, look, picture_of
 from train.precision import autocast
-from train.resume import writing
+from train.resume import AGAIN, writing
 from train.settings import Stage1
 from train.sources import FOLDS, Sources, folds_of, read_sources
 
@@ -111,22 +111,29 @@ def targets(looks: list[Look]) -> dict[str, Tensor]:
     }
 
 
+def origin(run: Path) -> dict[str, str]:
+    """What features are made of: the run's model, and the pictures."""
+    files = {name: pictures.made_of(pictures.paths_of(name)) for name in SETS}
+    return {"model": revision_of(run / "model"), **files}
+
+
 def load_features(run: Path) -> dict[str, Tensor]:
     """Every shard's looks, one after the other; real numbers as float32.
 
-    MintIQAError where there are none, or another model made them than the run's.
+    MintIQAError where there are none, or they are of another model than the run's, or of other pictures.
     """
-    paths, shards, revision = sorted(run.glob("features-*.safetensors")), [], revision_of(run / "model")
+    paths, shards = sorted(run.glob("features-*.safetensors")), []
+    wanted = origin(run) if paths else {}
     for path in paths:
         with safe_open(path, "pt") as file:
-            if (file.metadata() or {}).get("model") == revision:
+            if file.metadata() == wanted:
                 shards.append(load_file(path))
     whole = {f"features-{part}of{len(paths)}" for part in range(len(paths))}
     if not shards or len(shards) < len(paths) or {path.stem for path in paths} != whole:
         raise MintIQAError(
             "features_missing",
-            f"{run} lacks features of its model, or has other ones: delete {run}/features-* and run "
-            f"python -m train.features {run}.",
+            f"{run} lacks features of its model and these pictures, or has other ones: delete "
+            f"{run}/features-* and run python -m train.features {run}.",
         )
     found = {key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}
     return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
@@ -146,8 +153,8 @@ def main() -> None:
     examples = [e for e, _, _ in looks]
     found = encode(model, processor, sources, examples) | targets(looks)
     path = options.run / f"features-{part}of{parts}.safetensors"
-    with writing(options.run):
-        save_file(found, path, metadata={"model": revision_of(options.run / "model")})
+    with writing(options.run, AGAIN):
+        save_file(found, path, metadata=origin(options.run))
 
 
 if __name__ == "__main__":

@@ -151,10 +151,10 @@ class Case:
 
 
 def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: Seen) -> Case:
-    groups = [ratings.groups()[i] for i in rows]
-    folds = ratings.folds(rows, min(recipe.folds, _unrelated(ratings, rows)), recipe.seed)
+    groups, test = [ratings.groups()[i] for i in rows], ratings.held_out()[rows]
+    learned, folds = rows[~test], np.zeros(len(rows), dtype=np.int64)
+    folds[~test] = ratings.folds(learned, min(recipe.folds, _unrelated(ratings, learned)), recipe.seed)
     weights = ratings.weights(name)[rows] if recipe.spread_weight else np.ones(len(rows))
-    test = ratings.held_out()[rows]
     return Case(seen[rows], ratings.targets(name)[rows], weights, folds, groups, test)
 
 

@@ -42,7 +42,7 @@ from mint_iqa.pretrained import written_whole
 from mint_iqa.processing import MintIQAProcessor
 from train import pictures
 from train.commands import ends_in_a_sentence
-from train.resume import writing
+from train.resume import AGAIN, writing
 from train.settings import Stage1
 from train.sources import folds_of, split, without_the_last
 
@@ -156,8 +156,9 @@ def encode_once(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequenc
             if (opened.metadata() or {}).get("made_of") == made_of:
                 return opened.get_tensor("vectors")
     vectors = encode(model, processor, paths)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"vectors": vectors}, file, metadata={"made_of": made_of})
+    with writing(file, AGAIN):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"vectors": vectors}, file, metadata={"made_of": made_of})
     return vectors
 
 
@@ -290,7 +291,7 @@ def main() -> None:
     model = prepared(options.run / "model")
     figures = match(model, recipe, options.output / VECTORS, Matching())
     print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-    with writing(options.output):
+    with writing(options.output, AGAIN):
         save(model, options.output / "model")
         if options.output.resolve() != options.run.resolve():
             shutil.copy(options.run / "recipe.json", options.output)

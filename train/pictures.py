@@ -141,7 +141,6 @@ def build(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
         if _stored(folder, name).get("made_of") != made_of(paths):
-            (folder / f"{name}.json").unlink(missing_ok=True)  # before its pixels are written over
             _build(folder, name, Fit(stored_side(image_size), max_aspect), paths, kinds, seed)
 
 
@@ -162,6 +161,8 @@ def _stored(folder: Path, name: str) -> dict[str, Any]:
 def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str, ...], seed: int) -> None:
     count, side = len(paths) * (1 + len(kinds)), fit.side
     file = folder / f"{name}.npy"
+    for old in (folder / f"{name}.json", file):
+        old.unlink(missing_ok=True)  # not written over: a run may still be reading it
     with writing(file):
         pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (count, side, side, 3))
         if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -215,12 +216,17 @@ def pictures_folder(image_size: int) -> Path:
     return cache_root() / "pictures" / str(image_size)
 
 
-def build_all(image_size: int) -> None:
+def paths_of(name: str) -> list[str]:
+    """The files of "agiqa3k" or "flickr8k", in the order of their table."""
     root = data_root()
-    rated = [row["path"] for row in agiqa3k(root)]
-    build("agiqa3k", image_size, rated, ("small", "kadid", "kadid", "malformation"))
-    photographs = [str(row["path"]) for row in flickr8k(root)]
-    build("flickr8k", image_size, photographs, ("kadid", "malformation"))
+    if name == "flickr8k":
+        return [str(row["path"]) for row in flickr8k(root)]
+    return [str(root / name / row["image"]) for row in read_table(root / name / "scores.csv")]
+
+
+def build_all(image_size: int) -> None:
+    build("agiqa3k", image_size, paths_of("agiqa3k"), ("small", "kadid", "kadid", "malformation"))
+    build("flickr8k", image_size, paths_of("flickr8k"), ("kadid", "malformation"))
 
 
 @ends_in_a_sentence

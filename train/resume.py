@@ -16,6 +16,7 @@ from train.settings import Optimisation
 
 WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
 # Settings that may differ between a run and its continuation: they move no weight.
+AGAIN = "run it again"  # the remedy of a command that keeps nothing to go on from
 HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
 
 
@@ -101,15 +102,16 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path, remedy: str = "go on with --resume") -> Iterator[None]:
     """What keeps a folder from being written, a full disk above all, ends in one MintIQAError."""
     try:
         yield
     # Rust's and torch.save's errors name no errno, and the latter no reason.
     except (OSError, RuntimeError, SafetensorError) as error:
-        free = shutil.disk_usage(folder.parent).free / 1e9
+        there = next(path for path in folder.absolute().parents if path.is_dir())
+        free = shutil.disk_usage(there).free / 1e9
         raise MintIQAError(
             "output_unwritable",
             f"{folder} could not be written ({str(error).splitlines()[0]}; {free:.1f} GB are free): make "
-            "room and go on with --resume.",
+            f"room and {remedy}.",
         ) from error

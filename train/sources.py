@@ -47,9 +47,7 @@ def read_sources(image_size: int, sets: Sequence[str] = ("agiqa3k", "flickr8k"))
     if "flickr8k" in sets:
         sources.photographs = pictures.flickr8k(root)
     for name in sets:
-        table = sources.human if name == "agiqa3k" else sources.photographs
-        paths = [str(row["path"]) for row in table]
-        sources.pixels[name], sources.rows[name] = pictures.load(name, image_size, paths)
+        sources.pixels[name], sources.rows[name] = pictures.load(name, image_size, pictures.paths_of(name))
     return sources
 
 

@@ -190,8 +190,9 @@ def caption_bank(
         bank = torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])
         # Under its name only when it is whole, whatever kills the process.
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
-        save_file({"captions": bank}, temporary)
-        temporary.replace(path)
+        with writing(path):
+            save_file({"captions": bank}, temporary)
+            temporary.replace(path)
     return load_file(path)["captions"]
 
 
@@ -203,7 +204,7 @@ def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) ->
     captions = None
     if recipe.photograph_epochs:
         learned = without_the_last(sources.photographs, recipe.held_out_photographs)
-        captions = caption_bank(model, processor, learned)
+        captions = caption_bank(model, processor, sources.photographs)[: len(learned)]
     return Looks(draw(sources, recipe), sources, processor), captions
 
 

@@ -32,7 +32,7 @@ from train.commands import ends_in_a_sentence
 from train.features import SETS, load_features
 from train.precision import half_type
 from train.readout import FITTED, Fit, Readout, refresh, smoothed
-from train.resume import writing
+from train.resume import checkpoints, writing
 from train.settings import Stage1
 from train.settling import Settling, settle
 from train.sources import FOLDS, check_fold
@@ -64,7 +64,8 @@ class Crops:
 
     def __init__(self, model: MintIQAModel, features: dict[str, Tensor]) -> None:
         self.processor = MintIQAProcessor.from_config(model.config)
-        self.pixels = [pictures.load(name, self.processor.image_size)[0] for name in SETS]
+        size = self.processor.image_size
+        self.pixels = [pictures.load(name, size, pictures.paths_of(name))[0] for name in SETS]
         self.places = torch.stack([features["set"], features["row"]], dim=1)
 
     def __call__(self, rows: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -268,7 +269,7 @@ def save(model: MintIQAModel, output: Path, start: Path, test_fold: int | None) 
     """A finished stage-1 run: the model in float16, and what train.evaluate and stage 2 must know of it."""
     model.config.language["taught"] = False
     recipe = Stage1(output=str(output), model=str(start), folds=FOLDS, test_fold=test_fold)
-    with writing(output):
+    with writing(output, "run it again: it goes on from its last pass"):
         model.half().save_pretrained(output / "model", max_shard_size="90MB")
         (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
 
@@ -282,9 +283,9 @@ def main() -> None:
     options = parser.parse_args()
     check_fold(options.test_fold, FOLDS)
     checkpoint = options.output / "tuning.pt"
-    if (options.output / "model").exists() and not checkpoint.exists():
+    if checkpoints(options.output) or ((options.output / "model").exists() and not checkpoint.exists()):
         raise MintIQAError(
-            "output_exists", f"{options.output} holds a finished run: name another --output, or delete it."
+            "output_exists", f"{options.output} holds another run: name another --output, or delete it."
         )
     features = load_features(options.run)
     rows = (features["fold"] != (-2 if options.test_fold is None else options.test_fold)).nonzero().squeeze(1)

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mint_iqa.assessor import Assessor, revision_of
+from mint_iqa.assessor import Assessor
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.vocabulary import level_of
 from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
-from train import ablation, cross_validate, features, pictures, stage1
+from train import ablation, alignment, cross_validate, features, pictures, stage1
 from train.ablation import FOLD, Ablation, answered, clean_only, constant, markdown
 from train.features import load_features
 from train.readout import Readout
@@ -98,7 +99,7 @@ def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_he
             weight.data.add_(torch.randn_like(weight) * 0.1)
     model.save_pretrained(run / "model")
     for path in run.glob("features-*"):
-        save_file(load_file(path), path, metadata={"model": revision_of(run / "model")})
+        save_file(load_file(path), path, metadata=features.origin(run))
     after = Ablation(run, "nano")
     assert after.rows == {}  # nothing of another model
     after.heads()
@@ -165,6 +166,13 @@ def test_there_is_one_table_a_group_and_each_row_is_held_against_the_first(world
     assert table[2].startswith("| all | 1.000 | 1.000 [1.000, 1.000] | - |")
     assert table[3].startswith("| none | 0.000 | -1.000 [-1.000, -1.000] | -2.000 [-2.000, -2.000] |")
     assert table[4:] == ["", "| answers | named |", "|---|---|", "| all | 1 |", ""]
+
+
+def test_a_projection_needs_photographs_that_are_not_kept_apart(run, monkeypatch, capsys):
+    (run / "recipe.json").write_text(json.dumps(asdict(Stage1(held_out_photographs=6))))
+    monkeypatch.setattr("sys.argv", ["alignment", str(run), "--output", str(run / "aligned")])
+    assert alignment.main() == 2
+    assert "6 of 6 photographs are kept apart" in capsys.readouterr().err
 
 
 def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, monkeypatch, capsys):

@@ -210,6 +210,21 @@ def test_test_pictures_do_not_count_among_those_to_learn_from(
     assert caught.value.code == "too_few_ratings"
 
 
+def test_test_pictures_take_no_fold_from_those_to_learn_from(start: Path, folder: Path) -> None:
+    """One prompt of 30 test pictures would fill a fold by itself."""
+    records = [
+        RatedImage(
+            image=f"{i}.png", source="own", split="test" if i < 30 else "train",
+            prompt="a fox" if i < 30 else f"thing {i % 10}", mos={"quality": 100 * light(i)},
+        ) for i in range(60)
+    ]  # fmt: skip
+    write_jsonl(folder / "large.jsonl", records)
+    ratings, assessor = read_ratings(str(folder / "large.jsonl"), None, {}), Assessor.from_pretrained(start)
+    seen = seen_by(assessor.model, "quality", features_of(assessor, ratings.pictures))
+    case = finetune._case(Finetune(), ratings, "quality", np.arange(60), seen)
+    assert set(case.folds[~case.test]) == set(range(Finetune().folds))
+
+
 def test_a_prompt_in_another_spelling_is_the_same_prompt(start: Path, folder: Path, tmp_path: Path) -> None:
     spelt = [("a fox", "A  fox", "a cat", "snow")[i % 4] for i in range(40)]
     path = write(folder / "spelt.csv", rows(prompt=lambda i: spelt[i]))

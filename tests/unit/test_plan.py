@@ -434,11 +434,12 @@ def test_pictures_of_other_files_are_built_anew_and_never_taken_for_these(
     paths = build_twice(tmp_path, monkeypatch)
     pictures.build("set", SIZE, paths, ())
     pixels = pictures.load("set", SIZE, paths)[0].copy()
-    others = list(reversed(paths))
+    others, reading = list(reversed(paths)), pictures.load("set", SIZE)[0]
     with pytest.raises(MintIQAError, match=r"are of other files: run python -m train\.pictures"):
         pictures.load("set", SIZE, others)
     pictures.build("set", SIZE, others, ())
     assert np.array_equal(pictures.load("set", SIZE, others)[0], pixels[::-1])
+    assert np.array_equal(reading, pixels)  # of a run that was reading them
 
 
 def test_of_several_that_want_the_same_pictures_one_builds_and_the_others_wait(

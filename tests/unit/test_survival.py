@@ -22,7 +22,7 @@ from torch import Tensor
 from mint_iqa.errors import MintIQAError
 from tests.unit.training_fixtures import REPOSITORY, SIZE, TRAINS, World, living_in
 from train import pictures, stage1, stage2
-from train.resume import WHOLE, checkpoints
+from train.resume import AGAIN, WHOLE, checkpoints, writing
 from train.run import WEIGHTS
 from train.settings import Lora, Stage1, Stage2
 
@@ -206,6 +206,13 @@ def test_a_full_disk_is_named(world: World, tmp_path: Path) -> None:
     assert caught.value.code == "output_unwritable"
     assert f"checkpoint-{SAVE_EVERY} could not be written" in str(caught.value)
     assert checkpoints(tmp_path / "run") == []
+
+
+def test_what_cannot_be_written_is_named_wherever_it_should_have_gone(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    output, told = tmp_path / "file" / "a" / "b", r"GB are free\): make room and run it again\."
+    with pytest.raises(MintIQAError, match=told), writing(output, AGAIN):
+        output.mkdir(parents=True)
 
 
 def test_pictures_that_were_not_built_are_asked_for(

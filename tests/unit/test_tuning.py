@@ -15,7 +15,15 @@ from torch import Tensor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.modeling import MintIQAModel
 from mint_iqa.vision import PIXEL_STATISTICS
-from tests.unit.training_fixtures import CAPTIONS, GENERATORS, SIZE, World, living_in
+from tests.unit.training_fixtures import (
+    CAPTIONS,
+    GENERATORS,
+    PROMPTS,
+    SIZE,
+    World,
+    living_in,
+    write_pictures,
+)
 from train import cross_validate, evaluate, features, pictures, tuning
 from train.cross_validate import Job, rows_of
 from train.features import load_features
@@ -165,14 +173,17 @@ def test_a_stopped_run_is_not_gone_on_with_by_another(folder, human, tmp_path, m
     assert caught.value.code == "other_recipe"
 
 
-@pytest.mark.parametrize("left", ["nothing", "one shard", "another model's"])
-def test_features_that_are_not_those_of_the_runs_model_are_refused(folder, tmp_path, left):
+@pytest.mark.parametrize("left", ["nothing", "one shard", "another model's", "other pictures'"])
+def test_features_that_are_not_those_of_the_run_are_refused(folder, tmp_path, monkeypatch, left):
     run = shutil.copytree(folder, tmp_path / "run")
     first, *others = sorted(run.glob("features-*"))
     if left == "another model's":
         model = model_of(folder)
         model.shortcut.query_gain.data += 1
         model.save_pretrained(run / "model")
+    elif left == "other pictures'":
+        write_pictures(tmp_path / "data", PROMPTS[:-1])
+        monkeypatch.setenv("MINT_IQA_DATA", str(tmp_path))
     else:
         for path in others if left == "one shard" else (first, *others):
             path.unlink()
