@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from train.evaluate import monotone_share, summary
+from tests import tiny
+from train.evaluate import Rater, monotone_share, summary
 from train.pictures import KADID_FAULTS
 
 FALLING = [90.0, 80.0, 70.0, 60.0, 50.0, 40.0]
@@ -49,6 +51,13 @@ def test_the_tolerance_is_the_callers() -> None:
     rising = ladder(compression=[90.0, 92.0, 70.0, 60.0, 50.0, 40.0])
     assert monotone_share([rising], tolerance=2.0)["compression"] == 1.0
     assert monotone_share([rising], tolerance=1.9)["compression"] == 0.0
+
+
+def test_a_model_without_a_fault_head_is_rated_without_faults(tmp_path: Path, tiny_language: Path) -> None:
+    folder = tiny.save(tmp_path, tiny_language, faults=[])
+    images = [Image.new("RGB", (40, 40), colour) for colour in ("red", "white")]
+    ((scores, faults),) = Rater(folder)(images, ["a fox", "snow"])
+    assert (scores.shape, faults.shape) == ((2, 3), (2, 0))
 
 
 # --- summary ---

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from instruct_data.importers.own import read_own
@@ -464,6 +465,19 @@ def test_the_command_ends_with_the_sentence_and_code_2(
     assert finetune.main() == 2
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", f"error: {tmp_path}/none.csv does not exist: check the path.\n")
+
+
+def test_a_disk_that_fills_up_is_said_in_one_sentence(
+    start: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(finetune, "save_file", full)
+    path = write(folder / "full.csv", rows())
+    with pytest.raises(MintIQAError, match="No space left") as caught:
+        finetune.finetune(Finetune(str(path), model=str(start), output=str(tmp_path / "run")))
+    assert caught.value.code == "unwritable" and not (tmp_path / "run").exists()
 
 
 def test_settings_may_be_given_one_by_one(

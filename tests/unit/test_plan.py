@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from instruct_data.distortions import kept_quality
 from instruct_data.faults import KADID_SCORES, severity_of
@@ -137,6 +138,20 @@ def test_captions_of_held_out_photographs_are_not_even_wrong_prompts(
     monkeypatch.setattr(features, "PHOTOGRAPHS", len(CAPTIONS) - 2)
     looks = [look for seed in range(20) for look, _, _ in features.draw_looks(sources, seed)]
     assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, looks)}
+
+
+def test_captions_are_encoded_once_and_others_anew(world: World, sources: Sources) -> None:
+    model, processor = stage1.load_model(str(world.config))
+    bank = stage1.caption_bank(model, processor, sources.photographs)
+    others = [{"captions": list(reversed(p["captions"]))} for p in sources.photographs]
+    assert torch.allclose(stage1.caption_bank(model, processor, others), bank.flip(1), atol=1e-4)
+    with torch.no_grad():
+        for weight in model.alignment.text_encoder.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    moved = stage1.caption_bank(model, processor, sources.photographs)
+    assert not torch.allclose(moved, bank)
+    model.alignment.encode_text = None  # not asked again
+    assert torch.equal(stage1.caption_bank(model, processor, sources.photographs), moved)
 
 
 def taught(caption: str, examples: list[Example]) -> bool:
