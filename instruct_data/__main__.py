@@ -13,6 +13,7 @@ from pathlib import Path
 
 from instruct_data.importers import command as importing
 from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl, schema, write_jsonl
+from instruct_data.settings import add_recipe, read_settings
 from mint_iqa.errors import MintIQAError
 
 
@@ -40,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.set_defaults(run=_segment)
 
     command = commands.add_parser("build", help="rated pictures -> instruction data, by a recipe")
-    command.add_argument("recipe", type=Path, help="a YAML file of configs/")
-    command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="override a setting")
+    add_recipe(command)
     command.add_argument("--processes", type=int, help="one for each core if left out")
     command.set_defaults(run=_build)
 
@@ -133,7 +133,6 @@ def _segment(arguments: Namespace) -> None:
 
 def _build(arguments: Namespace) -> None:
     from instruct_data.build import Build, build
-    from instruct_data.settings import read_settings
 
     recipe = read_settings(Build, arguments.recipe, arguments.set)
     problems = build(recipe, arguments.processes)

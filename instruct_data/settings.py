@@ -1,6 +1,7 @@
 """Typed recipes: YAML -> dataclass. An unknown key is an error that names the known ones."""
 
 import reprlib
+from argparse import ArgumentParser
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from mint_iqa.errors import MintIQAError
 
 S = TypeVar("S")
+
+
+def add_recipe(parser: ArgumentParser) -> None:
+    """Arguments `recipe` and `set`, for `read_settings`; `--set` may be given several times."""
+    parser.add_argument("recipe", help="a YAML file of configs/")
+    parser.add_argument(
+        "--set", nargs="*", default=[], action="extend", metavar="KEY=VALUE", help="override settings"
+    )
 
 
 def read_settings(kind: type[S], path: str | Path, overrides: list[str] | None = None) -> S:

@@ -24,7 +24,7 @@ from train.commands import ends_in_a_sentence
 from train.precision import autocast
 from train.resume import AGAIN, writing
 from train.settings import Stage1
-from train.sources import Sources, read_sources, without_the_last
+from train.sources import Sources, learned_of, read_sources
 from train.stage1 import caption_bank
 
 EPOCHS, BATCH, RATE, DECAY, DROPOUT, NOISE = 60, 512, 1e-3, 0.2, 0.3, 0.05
@@ -89,7 +89,7 @@ def main() -> None:
     processor = MintIQAProcessor.from_config(model.config)
     sources = read_sources(processor.image_size)
     held_out = read_settings(Stage1, options.run / "recipe.json").held_out_photographs
-    learned = len(without_the_last(sources.photographs, held_out))
+    learned = learned_of(sources.photographs, held_out)
     if learned < 2:
         raise MintIQAError(
             "bad_config",
@@ -97,10 +97,8 @@ def main() -> None:
             "from, so train with held_out_photographs lower.",
         )
     rows = [i for i, row in enumerate(sources.rows["flickr8k"]) if row.variant == pictures.CLEAN]
-    pooled, captions = (
-        features(model, processor, sources, rows),
-        caption_bank(model, processor, sources.photographs),
-    )
+    pooled = features(model, processor, sources, rows)
+    captions = caption_bank(model, processor, sources.photographs)
     projection = model.alignment.image_projection
     unseen = pooled[learned:], captions[learned:]
     if len(unseen[0]) > 1:

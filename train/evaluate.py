@@ -35,7 +35,7 @@ from train import pictures
 from train.commands import ends_in_a_sentence
 from train.pictures import KADID_FAULTS, LABELS
 from train.settings import Stage1
-from train.sources import split, without_the_last
+from train.sources import learned_of, split
 
 Floats = NDArray[np.float64]
 BATCH = 16
@@ -64,8 +64,7 @@ class Rater:
             for results, texts in zip(found, prompts, strict=True):
                 text = self.processor.text(texts[part])
                 output = self.model.score(encoded, text.ids, text.mask)
-                unknown = output.scores.new_empty(len(output.scores), 0)
-                faults = unknown if output.faults is None else output.faults.sigmoid()
+                faults = output.scores[:, :0] if output.faults is None else output.faults.sigmoid()
                 results.append((output.scores.clamp(0, 1) * 100, faults))
         return [
             (np.concatenate([s for s, _ in r]).astype(float), np.concatenate([f for _, f in r]).astype(float))
@@ -102,7 +101,7 @@ def evaluate(run: Path) -> dict[str, Any]:
         result |= _faults(rater, [images[i] for i in chosen], [rows[i]["prompt"] for i in chosen])
         result |= _malformation(rater, images, [row["prompt"] for row in rows], right)
     photographs = pictures.flickr8k(pictures.data_root())
-    if kept := photographs[len(without_the_last(photographs, recipe.held_out_photographs)) :]:
+    if kept := photographs[learned_of(photographs, recipe.held_out_photographs) :]:
         result["captions"] = _captions(rater, kept)
     (run / "evaluation.json").write_text(json.dumps(result))
     return result

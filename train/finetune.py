@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from instruct_data.settings import read_settings
+from instruct_data.settings import add_recipe, read_settings
 from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import bootstrap_interval, srcc, unrelated_sets
+from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.pretrained import written_whole
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.adjustment import Adjustment, Seen, apply, learn, seen_by
@@ -85,7 +85,7 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
     rows = np.flatnonzero(~np.isnan(targets))
     learned = rows[~ratings.held_out()[rows]]
     where = " and ".join(note.split(":")[0] for note in ratings.notes)
-    groups = _unrelated(ratings, learned)
+    groups = ratings.most_folds(learned)
     if len(rows) and len(learned) < FEWEST:
         kept = "" if len(learned) == len(rows) else " to learn from, the file's test pictures aside"
         raise MintIQAError(
@@ -106,12 +106,6 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
             "learn from, so leave that column out.",
         )
     return rows
-
-
-def _unrelated(ratings: Ratings, rows: Integers) -> int:
-    """How many folds the rows could make at most: prompts, in whatever spelling, that share no picture."""
-    groups, hashes = ratings.groups(), ratings.hashes()
-    return len(unrelated_sets([groups[i] for i in rows], [hashes[i] for i in rows]))
 
 
 @dataclass(frozen=True)
@@ -153,7 +147,7 @@ class Case:
 def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: Seen) -> Case:
     groups, test = [ratings.groups()[i] for i in rows], ratings.held_out()[rows]
     learned, folds = rows[~test], np.zeros(len(rows), dtype=np.int64)
-    folds[~test] = ratings.folds(learned, min(recipe.folds, _unrelated(ratings, learned)), recipe.seed)
+    folds[~test] = ratings.folds(learned, min(recipe.folds, ratings.most_folds(learned)), recipe.seed)
     weights = ratings.weights(name)[rows] if recipe.spread_weight else np.ones(len(rows))
     return Case(seen[rows], ratings.targets(name)[rows], weights, folds, groups, test)
 
@@ -227,10 +221,7 @@ def save(
 @ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file of configs/")
-    parser.add_argument(
-        "--set", nargs="*", default=[], action="extend", metavar="KEY=VALUE", help="override settings"
-    )
+    add_recipe(parser)
     options = parser.parse_args()
     folder = finetune(read_settings(Finetune, options.recipe, options.set))
     print(f"The model is in {folder}: mint-iqa score picture.png --model {folder}")

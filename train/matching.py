@@ -44,7 +44,7 @@ from train import pictures
 from train.commands import ends_in_a_sentence
 from train.resume import AGAIN, writing
 from train.settings import Stage1
-from train.sources import folds_of, split, without_the_last
+from train.sources import folds_of, learned_of, split
 
 BATCH = 8
 SHOWN = 0.6  # of the human score, 0..1: from here on a picture shows its prompt
@@ -200,7 +200,7 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
             "One fold is left to learn from and to choose by: train with more folds, or with all.",
         )
     photographs = pictures.flickr8k(root)
-    photographs = without_the_last(photographs, recipe.held_out_photographs)[: settings.photographs]
+    photographs = photographs[: learned_of(photographs, recipe.held_out_photographs)][: settings.photographs]
     paths = [*(row["path"] for row in human), *(str(p["path"]) for p in photographs)]
     vectors = encode_once(model, processor, paths, file)
     prompts = [row["prompt"] for row in human]

@@ -21,7 +21,7 @@ from train import pictures
 from train.pictures import CLEAN, Row
 from train.rated import Ratings
 from train.settings import Stage1
-from train.sources import RATED, Sources, check_fold, split, split_rated, without_the_last
+from train.sources import RATED, Sources, check_fold, learned_of, split, split_rated
 
 NAN = float("nan")
 # Authenticity from quality, both 0..1: least squares on the 2,400 human pairs of AIGCIQA2023+ (SRCC .86), the
@@ -73,7 +73,7 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
         raise MintIQAError("bad_config", f"{negative[0]} is below 0: give the number of passes.")
     check_fold(recipe.test_fold, recipe.folds)
     rng = np.random.default_rng(recipe.seed)
-    learned = without_the_last(sources.photographs, recipe.held_out_photographs)
+    learned = learned_of(sources.photographs, recipe.held_out_photographs)
     known: list[Picture] = []
     if recipe.human_epochs:
         chosen = split(sources.human, recipe).train
@@ -85,12 +85,12 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
         rated = [_rated(sources.ratings, int(i)) for i in split_rated(sources.ratings, recipe).train]
         known += _repeat(rated, recipe.rating_epochs, rng)
     if recipe.photograph_epochs:
-        used = set(range(len(learned)))
+        used = set(range(learned))
         photographs = [_photograph(sources, row, i) for i, row in _rows(sources, "flickr8k", used)]
         known += _repeat(photographs, recipe.photograph_epochs / 3, rng)  # clean and two twins each
     order = rng.permutation(len(known))
     pool = sorted({text for picture in known if picture.human for text in picture.prompts if text})
-    captions = [p["captions"][0] for p in learned]
+    captions = [p["captions"][0] for p in sources.photographs[:learned]]
     # Twins take captions for wrong prompts, where photographs bring some.
     return [look(known[i], pool if known[i].human else captions or pool, recipe, rng) for i in order]
 

@@ -84,6 +84,11 @@ class Ratings:
     def hashes(self) -> list[str]:
         return [p.sha256 for p in self.pictures]
 
+    def most_folds(self, rows: Integers) -> int:
+        """How many folds the rows could make: prompts, in whatever spelling, that share no picture."""
+        groups, hashes = self.groups(), self.hashes()
+        return len(unrelated_sets([groups[i] for i in rows], [hashes[i] for i in rows]))
+
     def folds(self, rows: Integers, folds: int, seed: int) -> Integers:
         """The fold of each of the rows, see `mint_iqa.metrics.prompt_folds`."""
         groups, hashes = self.groups(), self.hashes()

@@ -28,8 +28,9 @@ from transformers import (
 )
 from transformers.integrations import TensorBoardCallback, unset_hf_deepspeed_config
 
-from instruct_data.settings import read_settings
+from instruct_data.settings import add_recipe, read_settings
 from mint_iqa.errors import MintIQAError
+from train.commands import exit_code
 from train.resume import WHOLE, checkpoints, rank, world_size, write_whole, writing
 from train.settings import Optimisation
 from train.trainable import Learner, describe, restore, trained_state
@@ -258,27 +259,20 @@ def run_to_end(trainer: PlanTrainer, checkpoint: Path | None) -> dict[str, Tenso
 def command(kind: type[Recipe], train: Callable[[Recipe, bool, Path | None], Path], text: str) -> int:
     """Read the recipe that the command line names and train; the exit code. 2: one sentence says why not."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a YAML file of configs/")
-    parser.add_argument(
-        "--set", nargs="*", default=[], action="extend", metavar="KEY=VALUE", help="override settings"
-    )
+    add_recipe(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--deepspeed", type=Path, metavar="JSON", help="one of configs/deepspeed")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     options = parser.parse_args()
+
+    def run() -> None:
+        folder = train(read_settings(kind, options.recipe, options.set), options.resume, options.deepspeed)
+        if rank() == 0:
+            print(f"Trained: {folder}")
+
     try:
-        recipe = read_settings(kind, options.recipe, options.set)
-        folder = train(recipe, options.resume, options.deepspeed)
-    except MintIQAError as error:
-        print(f"error: {error.message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nStopped; --resume goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+        return exit_code(run, "Stopped; --resume goes on from the last checkpoint.")
     finally:
         if torch.distributed.is_initialized():
             # At the interpreter's end gloo's threads may abort what is done (pytorch/pytorch#179291).
             torch.distributed.destroy_process_group()
-    if rank() == 0:
-        print(f"Trained: {folder}")
-    return 0

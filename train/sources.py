@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,6 @@ from train.settings import Stage1
 
 RATED = "rated"  # the set of your own pictures
 FOLDS = 5
-T = TypeVar("T")
 
 
 @dataclass
@@ -85,9 +84,9 @@ def folds_of(human: Sequence[Mapping[str, str]], folds: int = FOLDS) -> NDArray[
     return prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], folds, seed=0)
 
 
-def without_the_last(photographs: Sequence[T], held_out: int) -> Sequence[T]:
-    """What is learned from where the last `held_out` are kept to be tested on, captions and all."""
-    return photographs[: max(0, len(photographs) - held_out)]
+def learned_of(photographs: Sequence[object], held_out: int) -> int:
+    """How many, from the first on, are learned from; the last `held_out`, captions and all, are tested on."""
+    return max(0, len(photographs) - held_out)
 
 
 def check_fold(test_fold: int | None, folds: int) -> None:
@@ -123,9 +122,7 @@ def split_rated(ratings: Ratings, recipe: Stage1) -> Split:
     apart = ratings.held_out()
     if recipe.test_fold is not None:
         rest = np.flatnonzero(~apart)
-        groups = ratings.groups()
-        hashes = ratings.hashes()
-        if len(unrelated_sets([groups[i] for i in rest], [hashes[i] for i in rest])) < recipe.folds:
+        if ratings.most_folds(rest) < recipe.folds:
             raise MintIQAError(
                 "too_few_ratings",
                 f"The ratings are of fewer than {recipe.folds} prompts (or pictures, without prompts), too "

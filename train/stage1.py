@@ -37,7 +37,7 @@ from train.rated import Ratings, write_rated
 from train.resume import begin, bind, rank, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1
-from train.sources import sources_of, split_rated, without_the_last
+from train.sources import learned_of, sources_of, split_rated
 from train.trainable import STAGE2_PARTS, Learner, declare, restore
 from train.whole_batch import processes, whole_batch
 
@@ -203,8 +203,8 @@ def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) ->
         keep_ratings(recipe, sources.ratings)
     captions = None
     if recipe.photograph_epochs:
-        learned = without_the_last(sources.photographs, recipe.held_out_photographs)
-        captions = caption_bank(model, processor, sources.photographs)[: len(learned)]
+        learned = learned_of(sources.photographs, recipe.held_out_photographs)
+        captions = caption_bank(model, processor, sources.photographs)[:learned]
     return Looks(draw(sources, recipe), sources, processor), captions
 
 

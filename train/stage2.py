@@ -37,7 +37,7 @@ from train.precision import autocast
 from train.resume import begin, bind, rank, writing
 from train.run import PlanTrainer, command, device, run_to_end
 from train.settings import Stage1, Stage2
-from train.sources import Sources, read_sources, split, without_the_last
+from train.sources import Sources, learned_of, read_sources, split
 from train.stage1 import save_model
 from train.told import Samples, Told, examples_of, read_samples, tell_loss
 from train.trainable import STAGE1_PARTS, Learner, declare
@@ -196,7 +196,7 @@ def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> 
     sources = read_sources(processor.image_size)
     first = read_settings(Stage1, Path(recipe.stage1) / "recipe.json")
     rows = split(sources.human, first).train.tolist()
-    photographs = range(len(without_the_last(sources.photographs, first.held_out_photographs)))
+    photographs = range(learned_of(sources.photographs, first.held_out_photographs))
     found = find_faults(explainer.model, processor, sources, rows)
     examples = draw_instructions(sources, rows, photographs, found, recipe.examples, recipe.seed)
     return Instructions(examples, sources, processor, explainer.language)

@@ -1,12 +1,13 @@
 """Recipes: every one in the repository loads, and what is wrong with one is said by name."""
 
+from argparse import ArgumentParser
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from instruct_data.build import Build
-from instruct_data.settings import read_settings
+from instruct_data.settings import add_recipe, read_settings
 from mint_iqa.errors import MintIQAError
 from train.clip_agiqa import ClipAgiqaRecipe
 from train.finetune import Finetune
@@ -147,6 +148,14 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
         Stage1, path, ["test_fold=null", "output=runs/x=y", "human_epochs=1.5", "bf16=false"]
     )
     assert (read.test_fold, read.output, read.human_epochs, read.bf16) == (None, "runs/x=y", 1.5, False)
+
+
+def test_set_may_be_given_several_times() -> None:
+    parser = ArgumentParser()
+    add_recipe(parser)
+    options = parser.parse_args(["recipe.yaml", "--set", "a=1", "b=2", "--set", "c=3"])
+    assert (options.recipe, options.set) == ("recipe.yaml", ["a=1", "b=2", "c=3"])
+    assert parser.parse_args(["recipe.yaml"]).set == []
 
 
 def test_an_override_reaches_into_a_group_and_leaves_the_rest_of_it(tmp_path: Path) -> None:
