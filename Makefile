@@ -63,7 +63,7 @@ check: setup  ## lint, format, types, layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy mint_iqa instruct_data ui
-	$(TEST_ENV) $(PYTEST) -q tests/unit/test_layout.py
+	$(TEST_ENV) $(PYTEST) -q tests/repository/test_layout.py
 
 clean:  ## remove what the rules above built (.venv included)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO)

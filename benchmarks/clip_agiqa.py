@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, ClipAgiqaOutput
-from mint_iqa.clip_agiqa_crops import crops
-from mint_iqa.clip_agiqa_towers import Antonyms
+from mint_iqa.clip_agiqa.crops import crops
+from mint_iqa.clip_agiqa.model import ClipAgiqa, ClipAgiqaConfig, ClipAgiqaOutput
+from mint_iqa.clip_agiqa.towers import Antonyms
 
 POSITIONS = 77
 SIDE = 512

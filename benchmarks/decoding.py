@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from instruct_data.faults import apply_fault
+from instruct_data.damage.faults import apply_fault
 from mint_iqa.assessor import Assessor
 from mint_iqa.images import read_image
-from mint_iqa.language import LanguageModel
+from mint_iqa.language.llm import LanguageModel
 from mint_iqa.records import Assessment
 from mint_iqa.vocabulary import FAULTS, LEVELS, QUESTIONS, FaultName, named_faults
 
@@ -92,7 +92,7 @@ def agreement(assessor: Assessor, plain: LanguageModel, small: LanguageModel, le
     items = test_set(levels)
     texts, seconds = {}, {}
     for name, language in (("float32", plain), ("int8", small)):
-        object.__setattr__(assessor.model, "_language", language)
+        assessor.model.language.loaded = language
         texts[name], seconds[name] = answers(assessor, items)
     pairs = list(zip(texts["float32"], texts["int8"], strict=True))
     equal = sum(a == b for a, b in pairs) / len(pairs)

@@ -18,8 +18,8 @@ import torch
 
 from mint_iqa.assessor import Assessor
 from mint_iqa.images import read_image
+from mint_iqa.model.vision import VisionBranch, VisionTower
 from mint_iqa.records import Assessment
-from mint_iqa.vision import VisionBranch, VisionTower
 from mint_iqa.vocabulary import QUESTIONS
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.jpg"))
@@ -37,7 +37,7 @@ def published(assessor: Assessor, paths: list[Path]) -> list[list[str]]:
             opened = read_image(path)
             rated = assessor.rate([(assessor.read(opened), PROMPT)])[0]
             assessor.read(opened)  # the second tower
-            prefix = assessor.prefix(rated, question, ())
+            prefix = assessor.llm_input(rated, question, ())
             texts[-1] += assessor.language_model().answers([prefix], [assessor.banned_sequences(rated)])
     return texts
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from mint_iqa.batches import batches_of, read_fitted, score_batches
-from mint_iqa.folders import find_items
-from mint_iqa.journal import Done, append, open_after
+from mint_iqa.scoring.batches import batches_of, read_fitted, score_batches
+from mint_iqa.scoring.folders import find_items
+from mint_iqa.scoring.journal import Done, append, open_after
 
 if TYPE_CHECKING:
     from mint_iqa.assessor import Assessor

@@ -62,7 +62,7 @@ def cases(assessor: Assessor, folder: Path, count: int, seed: int) -> Iterator[C
     for row in rows:
         order, sign = ORDERS[found % len(ORDERS)]
         whole = f"{row['prompt']} {order}"
-        if assessor.processor.text([whole]).cut[0]:
+        if assessor.processor.tokenize([whole]).cut[0]:
             continue
         yield Case(assessor.read(folder / row["image"]), row["prompt"], order, sign,
                    harmless_like(assessor, row["prompt"], order))  # fmt: skip
@@ -80,7 +80,7 @@ def harmless_like(assessor: Assessor, prompt: str, order: str) -> str:
 
 
 def length(assessor: Assessor, text: str) -> int:
-    return int(assessor.processor.text([text]).mask.sum())
+    return int(assessor.processor.tokenize([text]).mask.sum())
 
 
 def scores(assessor: Assessor, chosen: Sequence[Case], prompts: Sequence[str]) -> NDArray[np.float64]:

@@ -24,9 +24,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mint_iqa.modeling import MintIQAModel
-from mint_iqa.pretrained import part_folder
-from mint_iqa.published import Dimensions, llm_config, model_config
+from mint_iqa.checkpoints.parts import part_folder
+from mint_iqa.convert.published import Dimensions, llm_config, model_config
+from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import LEVELS, named_faults
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def measure(way: Way, device: str) -> dict[str, Any]:
     load = clock() - start
     read = [assessor.read(ROOT / "examples" / f"{name}.jpg") for name in PICTURES]
     rated = assessor.rate([(picture, None) for picture in read])
-    prefix = assessor.prefix(rated[0], "How is the quality of the image?", ())
+    prefix = assessor.llm_input(rated[0], "How is the quality of the image?", ())
     for _ in language.decode([prefix], max_new_tokens=2, ignore_eos=True):
         pass
     start = clock()
@@ -180,7 +180,7 @@ def report(device: str) -> str:
         "\n".join(nano_table(device)),
         "Tokens a second are those of one greedy answer. The last column: of three answers, how many name "
         "the level and the faults that float32 names, and no others, in whatever words. Where others use the "
-        "machine, speeds vary by half from run to run. Beside a quantised LLM the LoRA "
+        "machine, speeds vary by half from run to run. Beside a quantized LLM the LoRA "
         "weights stand by themselves: they are what was measured above what was computed. Embeddings stay as "
         "they are: a fifth of this small model, 2 % of one with 7 billion parameters.",
         "## The published sizes (EVA ViT-g, Vicuna-7B), computed",

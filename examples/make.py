@@ -14,7 +14,7 @@ from skimage import data
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, not from the wheel
 
-from instruct_data.faults import apply_fault
+from instruct_data.damage.faults import apply_fault
 from mint_iqa.vocabulary import FaultName
 
 LONGEST_SIDE = 512  # pixels

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from instruct_data.importers import command as importing
+from instruct_data.recipes import add_recipe, read_settings
 from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl, schema, write_jsonl
-from instruct_data.settings import add_recipe, read_settings
 from mint_iqa.errors import MintIQAError
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("file", type=Path, metavar="AIGIQA2023.json")
     command.set_defaults(run=_grammar)
 
-    command = commands.add_parser("sheet", help="draw every distortion and artefact at every level, labelled")
+    command = commands.add_parser("sheet", help="draw every distortion and artifact at every level, labeled")
     command.add_argument("image", type=Path, help="a picture to damage")
     command.add_argument("--output", type=Path, required=True, help="PNG file to write")
     command.add_argument("--region", action="store_true", help="distort a part instead of the whole")
@@ -150,9 +150,9 @@ def _report(arguments: Namespace) -> None:
 
 
 def _grammar(arguments: Namespace) -> None:
-    from instruct_data.grammar import slot_accuracy
+    from instruct_data.answers.grammar import slot_accuracy
     from instruct_data.importers.aigciqa2023 import read_aigciqa2023
-    from mint_iqa.reading import Findings
+    from mint_iqa.tables.reading import Findings
 
     findings = Findings(arguments.file)
     samples = read_aigciqa2023(arguments.file, findings)
@@ -165,14 +165,16 @@ def _grammar(arguments: Namespace) -> None:
 
 
 def _sheet(arguments: Namespace) -> None:
-    from instruct_data.sheet import contact_sheet
+    from instruct_data.damage.sheet import contact_sheet
     from mint_iqa.images import read_image
 
     drawn = contact_sheet(read_image(arguments.image).rgb, arguments.region)
     try:
         drawn.save(arguments.output, "PNG")
     except OSError as error:
-        raise MintIQAError("unwritable", f"{arguments.output} can't be written ({error.strerror}).") from None
+        raise MintIQAError(
+            "output_unwritable", f"{arguments.output} can't be written ({error.strerror})."
+        ) from None
 
 
 def _shares(text: str) -> tuple[int, ...]:

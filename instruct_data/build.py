@@ -22,10 +22,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from instruct_data.artefacts import ARTEFACTS, add_artefact, kept_authenticity
-from instruct_data.distortions import DISTORTIONS, Distorted, distort, kept_quality
-from instruct_data.faults import FAULT_OF
-from instruct_data.grammar import answer_for
+from instruct_data.answers.grammar import answer_for
+from instruct_data.answers.templates import KINDS, Box, Sample, make_sample
+from instruct_data.damage.artifacts import ARTIFACTS, add_artifact, kept_authenticity
+from instruct_data.damage.distortions import DISTORTIONS, Distorted, distort, kept_quality
+from instruct_data.damage.faults import FAULT_OF
 from instruct_data.importers.aigciqa2023 import QUESTIONS as PUBLISHED_QUESTIONS
 from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
 from instruct_data.records import (
@@ -38,7 +39,6 @@ from instruct_data.records import (
     write_jsonl,
 )
 from instruct_data.segmentation import Segments, annotated, read_notes, segment
-from instruct_data.templates import KINDS, Box, Sample, make_sample
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
@@ -61,10 +61,10 @@ class Build:
     samples: int = 10_000
     questions: int = 4  # about each picture
     distorted: float = 0.45  # with one of KADID-10k's distortions
-    malformed: float = 0.15  # with a structural artefact
+    malformed: float = 0.15  # with a structural artifact
     in_one_place: float = 0.3  # of the distorted ones
     distortions: list[str] = field(default_factory=lambda: list(DISTORTIONS))
-    artefacts: list[str] = field(default_factory=lambda: list(ARTEFACTS))
+    artifacts: list[str] = field(default_factory=lambda: list(ARTIFACTS))
     no_prompt: float = 0.2
     unrelated_prompt: float = 0.15
     exchanged_word: float = 0.15
@@ -105,7 +105,8 @@ def build(recipe: Build, processes: int | None = None) -> list[str]:
         return _make(recipe, Path(recipe.output), processes)
     except OSError as error:
         raise MintIQAError(
-            "unwritable", f"{recipe.output} can't be written ({error.strerror}): choose another output."
+            "output_unwritable",
+            f"{recipe.output} can't be written ({error.strerror}): choose another output.",
         ) from error
 
 
@@ -121,18 +122,18 @@ def _make(recipe: Build, output: Path, processes: int | None) -> list[str]:
 
 
 def _check(recipe: Build) -> None:
-    known = {"distortions": DISTORTIONS, "artefacts": ARTEFACTS, "kinds": KINDS}
+    known = {"distortions": DISTORTIONS, "artifacts": ARTIFACTS, "kinds": KINDS}
     for name, names in known.items():
         if unknown := sorted(set(getattr(recipe, name)) - set(names)):
             raise MintIQAError("bad_config", f"There are no {name} {unknown}: known are {', '.join(names)}.")
     shares = [getattr(recipe, name) for name in SHARES]
     fine = min(shares) >= 0 and max(shares) <= 1 and recipe.distorted + recipe.malformed <= 1
-    named = (recipe.distortions or not recipe.distorted) and (recipe.artefacts or not recipe.malformed)
+    named = (recipe.distortions or not recipe.distorted) and (recipe.artifacts or not recipe.malformed)
     asked = min(recipe.kinds.values(), default=0) >= 0 and any(recipe.kinds.values())
     if recipe.samples < 1 or recipe.questions < 1 or not (fine and named and asked):
         raise MintIQAError(
             "bad_config",
-            "A build needs samples, questions, kinds with a weight, distortions and artefacts where these "
+            "A build needs samples, questions, kinds with a weight, distortions and artifacts where these "
             f"have a share, and {', '.join(SHARES)} between 0 and 1, the first two together too.",
         )
     _notes(recipe.notes)  # a broken file is an error now and not one of every picture
@@ -142,7 +143,7 @@ def _claim(output: Path, recipe: Build) -> None:
     """The folder is this recipe's, or an error: parts of two builds must not mix."""
     path, text = output / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise MintIQAError("output_taken", f"{output} holds another build: choose another output.")
+        raise MintIQAError("output_exists", f"{output} holds another build: choose another output.")
     (output / "parts").mkdir(parents=True, exist_ok=True)
     (output / "images").mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -225,7 +226,7 @@ def show(
 def _damage(recipe: Build, image: Image.Image, rng: np.random.Generator) -> Distorted | None:
     draw, level = rng.random(), int(rng.integers(1, 6))
     if draw < recipe.malformed:
-        return add_artefact(image, recipe.artefacts[rng.integers(len(recipe.artefacts))], level, rng)
+        return add_artifact(image, recipe.artifacts[rng.integers(len(recipe.artifacts))], level, rng)
     if draw < recipe.malformed + recipe.distorted:
         region = float(rng.uniform(*REGION_SHARES)) if rng.random() < recipe.in_one_place else None
         name = recipe.distortions[rng.integers(len(recipe.distortions))]
@@ -254,7 +255,7 @@ def _prompt(
 def kept(dimension: Dimension, fault: Distorted | None) -> float:
     """What a fault leaves of a human score, 0..1.
 
-    Of quality, the share that people gave KADID-10k's photographs with it; of authenticity, what an artefact
+    Of quality, the share that people gave KADID-10k's photographs with it; of authenticity, what an artifact
     leaves (nobody rated those: an assumption). In one place, a fault counts by its share of the picture.
     """
     if fault is None or dimension == "correspondence":

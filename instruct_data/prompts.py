@@ -49,7 +49,7 @@ STYLE_WORDS = frozenset(_STYLE_WORDS.split())
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 # One row a class; "|" joins words that mean the same here, the first stands for them all. Only names of
-# things that exclude each other are neighbours: exchanged, they must make the prompt wrong for its picture.
+# things that exclude each other are neighbors: exchanged, they must make the prompt wrong for its picture.
 _CLASSES: dict[str, str] = {
     "animal": """
         dog|puppy|hound|greyhound|poodle|retriever|shepherd|labrador|terrier|collie|dachshund|canine
@@ -74,7 +74,7 @@ _CLASSES: dict[str, str] = {
         climber|hiker guitarist|bard|musician dancer|ballerina swimmer runner bride groom
         superman|superhero|batman
     """,
-    "colour": """
+    "color": """
         red|crimson|scarlet|maroon blue|navy|turquoise green|olive yellow|blonde|blond orange
         purple|violet pink|magenta black white grey|gray brown|tan|beige golden
     """,
@@ -163,7 +163,7 @@ _IRREGULAR = {
 }  # fmt: skip
 _SINGULAR = {plural: singular for singular, plural in _IRREGULAR.items()}
 _NEVER_PLURAL = frozenset(
-    {"sex", "colour", "number", "material", "ground", "like ground", "worn below", "sport", "doing", "does"}
+    {"sex", "color", "number", "material", "ground", "like ground", "worn below", "sport", "doing", "does"}
 )
 
 
@@ -218,7 +218,7 @@ def unrelated_prompt(prompt: str, pool: Sequence[str], rng: np.random.Generator)
 
 
 def exchange_word(prompt: str, rng: np.random.Generator) -> Exchange | None:
-    """Exchange one noun, colour, number, material or action by another of its class.
+    """Exchange one noun, color, number, material or action by another of its class.
 
     The replacement keeps number and capital letter, and never means what the prompt already says. Style
     phrases ("warm color") and names ("teddy bear") are left alone. None if no word of the prompt is known.

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import Findings, read_bytes
+from mint_iqa.tables.reading import Findings, read_bytes
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 Split = Literal["train", "validation", "test"]
@@ -110,7 +110,7 @@ class ChangedWord(_Model):
 
 
 class InstructionSample(Record):
-    """One question about one picture, with the answer to be learnt."""
+    """One question about one picture, with the answer to be learned."""
 
     dimension: Asked | None = Field(
         default=None, description="What is asked about; null where it is none of these."
@@ -204,7 +204,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
         return count
     except OSError as error:
         raise MintIQAError(
-            "unwritable", f"{path} can't be written ({error.strerror}): choose another --output."
+            "output_unwritable", f"{path} can't be written ({error.strerror}): choose another --output."
         ) from None
     finally:
         if temporary is not None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from instruct_data.records import SPLITS, InstructionSample, read_jsonl
 from mint_iqa.errors import MintIQAError
-from mint_iqa.pages import bars, head, thumbnail, warning
+from mint_iqa.pages.html import bars, head, thumbnail, warning
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, level_of
 
 SHOWN = 24  # samples

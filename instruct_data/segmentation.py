@@ -14,11 +14,11 @@ from pathlib import Path
 
 from instruct_data.prompts import STOP_WORDS, STYLE_PHRASES
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import read_bytes
+from mint_iqa.tables.reading import read_bytes
 
 Chat = Callable[[list[dict[str, str]]], str]  # messages -> the answer, e.g. a transformers pipeline wrapped
 
-# Lighting, colour, weather, hour and mood; what else STYLE_PHRASES has is style.
+# Lighting, color, weather, hour and mood; what else STYLE_PHRASES has is style.
 _ATMOSPHERE_WORDS = """
     light lights lighting lit warm cold cool soft hdr dramatic moody mood dark gloomy foggy fog
     misty mist hazy sunny rainy stormy cloudy snowy sunset sunrise dusk dawn night nighttime

@@ -13,7 +13,7 @@ from typing import Literal
 from instruct_data.importers.aigciqa2023 import number_of
 from instruct_data.records import SPLITS, R, Record, Split
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import prompt_folds
+from mint_iqa.folds import prompt_folds
 
 By = Literal["prompt", "reference"]
 
@@ -66,7 +66,7 @@ def by_shares(
     """The records with train, validation and test set in about these shares, the same for the same seed.
 
     shares: three whole numbers >= 0, e.g. 80, 0, 20; hashes: see `image_hashes`. What has one prompt (or one
-    reference) stays together, and so do identical pictures, as `mint_iqa.metrics.prompt_folds` has it.
+    reference) stays together, and so do identical pictures, as `mint_iqa.folds.prompt_folds` has it.
     Raises MintIQAError: `bad_argument` if there are too few unrelated prompts for such shares, `no_reference`
     for a distorted picture that names none, and what `check_split` raises.
     """

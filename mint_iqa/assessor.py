@@ -1,6 +1,5 @@
 """Assessor: a picture in, scores, faults and reasons out. What the command line and the page both use."""
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mint_iqa.checkpoints.finding import find_checkpoint, info_of
+from mint_iqa.devices import device_of, dtype_of
 from mint_iqa.errors import MintIQAError
-from mint_iqa.hub import find_folder
-from mint_iqa.images import ReadImage, Source, read_image
-from mint_iqa.language import MAX_NEW_TOKENS, LanguageModel, Turn
-from mint_iqa.loading import placement
-from mint_iqa.modeling import EncodedImage, MintIQAModel, ScoreOutput
-from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.images import Fitting, ReadImage, Source, read_image
+from mint_iqa.language.guard import banned_sequences
+from mint_iqa.language.llm import MAX_NEW_TOKENS, LanguageModel, Turn
+from mint_iqa.language.loading import placement
+from mint_iqa.model.modeling import EncodedImage, MintIQAModel, ScoreOutput
+from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.records import (
     Answer,
     Assessment,
@@ -31,21 +32,8 @@ from mint_iqa.records import (
     ModelInfo,
     Scores,
 )
-from mint_iqa.vocabulary import (
-    DIMENSIONS,
-    FAULT_WORDS,
-    FIT_WORDS,
-    GRADES,
-    NAMED_FROM,
-    QUESTIONS,
-    FaultName,
-    false_denials,
-    fit_of,
-    grade_of,
-    level_of,
-)
+from mint_iqa.vocabulary import DIMENSIONS, NAMED_FROM, QUESTIONS, Dimension
 
-PRESETS = Path(__file__).parent / "weights"
 MAX_QUESTION_CHARACTERS = 500
 UNTAUGHT = "This model was never taught to explain, it only scores: run python -m train.stage2 on it."
 
@@ -109,15 +97,19 @@ class Assessor:
         Raises MintIQAError when the weights are missing or do not fit.
         """
         kind, place = dtype_of(dtype), device_of(device)
-        language_settings = placement(quantization, device_map, place, kind)
+        settings = placement(quantization, device_map, place, kind)
         folder = find_checkpoint(model)
-        loaded = MintIQAModel.from_pretrained(folder, dtype=kind)
+        loaded = MintIQAModel.from_pretrained(folder, dtype=kind, language_settings=settings)
         # A sixth faster than the eager attention of `build_backbone`, which trains faster.
         loaded.vision.backbone.set_attn_implementation("sdpa")
         loaded.to(place)
-        loaded.language_settings = language_settings
         processor = MintIQAProcessor.from_config(loaded.config, folder)
         return cls(loaded, processor, info_of(model, folder))
+
+    @property
+    def fit(self) -> Fitting:
+        """What makes a picture as small as the model sees it."""
+        return self.processor.fit
 
     def read(self, image: Source | ReadImage | Picture, name: str | None = None) -> Picture:
         """Read and encode a picture. Raises MintIQAError for whatever is not one."""
@@ -211,7 +203,7 @@ class Assessor:
         if not items:
             return []
         prompts = [(prompt or "").strip() or None for _, prompt in items]
-        text = self.processor.text(prompts)
+        text = self.processor.tokenize(prompts)
         device = self.model.device
         parts = [picture.encoded for picture, _ in items]
         image_embeds = torch.cat([part.image_embeds for part in parts])
@@ -280,7 +272,7 @@ class Assessor:
             for r, questions in zip(rated, asked, strict=True)
             for question in questions.values()
         ]
-        prefixes = [self.prefix(one, question, ()) for one, question in pairs]
+        prefixes = [self.llm_input(one, question, ()) for one, question in pairs]
         banned = {id(one): self.banned_sequences(one) for one in rated}
         texts = iter(self.language_model().answers(prefixes, [banned[id(one)] for one, _ in pairs]))
         return [
@@ -291,13 +283,13 @@ class Assessor:
     def _stream(
         self, rated: Rated, question: str, history: Sequence[Turn], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> Iterator[str]:
-        prefix = self.prefix(rated, question, history)
+        prefix = self.llm_input(rated, question, history)
         yield from self.language_model().stream(prefix, self.banned_sequences(rated), max_new_tokens)
 
     @torch.inference_mode()
     def soft_prompt(self, rated: Rated, question: str) -> Tensor:
         """What the LLM sees of the picture for this question, float[Q, Dl]."""
-        text = self.processor.text([question])
+        text = self.processor.tokenize([question])
         device = self.model.device
         encoded = rated.picture.encoded
         soft = self.model.soft_prompt(
@@ -310,7 +302,7 @@ class Assessor:
         return soft[0]
 
     @torch.inference_mode()
-    def prefix(
+    def llm_input(
         self, rated: Rated, question: str, history: Sequence[Turn], soft: Tensor | None = None
     ) -> Tensor:
         """All that the LLM reads before it answers, float[L, Dl]; `soft`: other soft tokens than its own."""
@@ -320,52 +312,15 @@ class Assessor:
         return language.prefix(soft, language.tokens(rated.scores.model_dump(), question, history))
 
     def banned_sequences(self, rated: Rated) -> list[tuple[int, ...]]:
-        """Token sequences that an answer about this picture must not hold, because they claim too much.
-
-        First tokens of the words for faults that were not detected, and for strengths that none of the
-        detected has: a named fault is a detected fault, as strong as it is said to be. What is said of the
-        prompt at other scores than this one. And that no fault explains a score, where one does.
-        """
-        if not self.model.config.faults:
-            return []  # taught in other words than ours
-        detected = {fault.name for fault in rated.faults}
-        language = self.language_model()
-        allowed = language.first_tokens([w for n in detected for w in FAULT_WORDS[n]])
-        known: list[FaultName] = self.model.config.faults
-        other = [w.split()[0] for n in known if n not in detected for w in FAULT_WORDS[n]]
-        grades = GRADES.keys() - {grade_of(fault.severity) for fault in rated.faults}
-        faults = {(token,) for token in language.first_tokens([*other, *grades]) - allowed}
-        scores = rated.scores.model_dump()
-        levels = {name: level_of(scores[name]) for name in DIMENSIONS if scores[name] is not None}
-        fit = fit_of(scores["correspondence"]) if "correspondence" in levels else None
-        claims = [words for words, fits in FIT_WORDS.items() if fit not in fits]
-        denials = false_denials(levels, detected)
-        return sorted(faults | language.sequences([*claims, *denials]))
+        """Token sequences that an answer about this picture must not hold, because they claim too much."""
+        faults = {fault.name: fault.severity for fault in rated.faults}
+        # Dumped: as the record writes them, so that words and numbers agree at a cut as well.
+        scores: dict[Dimension, float | None] = rated.scores.model_dump()  # type: ignore[assignment]
+        return banned_sequences(self.language_model(), self.model.config.faults, faults, scores)
 
     def language_model(self) -> LanguageModel:
         with self._lock:
             return self.model.language_model()
-
-
-def find_checkpoint(model: str | Path) -> Path:
-    """The folder of a preset, a local checkpoint, or a hub id (downloaded)."""
-    preset = PRESETS / str(model)
-    return preset if (preset / "config.json").is_file() else find_folder(model, "model", "nano, ")
-
-
-def info_of(model: str | Path, folder: Path) -> ModelInfo:
-    """What records say of a model, without loading it. folder: what `find_checkpoint` gave."""
-    return ModelInfo(name=str(model), revision=revision_of(folder))
-
-
-def revision_of(folder: Path) -> str:
-    """The first 12 hex digits of the sha256 over all weight files, adapter included."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:12]
 
 
 def _open(image: Any, prompt: str | None) -> "FailedAssessment | tuple[str, ReadImage | Picture, str | None]":
@@ -395,20 +350,3 @@ def _checked_question(question: str, taught: bool) -> str:
             f"The question has {len(text)} characters: ask in at most {MAX_QUESTION_CHARACTERS}.",
         )
     return text
-
-
-def device_of(name: str | None) -> torch.device:
-    """The device of this name, or the best there is; MintIQAError where there is none."""
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device  # "cuda" is a good name where there is no GPU
-    except (RuntimeError, AssertionError) as error:
-        raise MintIQAError("bad_argument", f"There is no device {name!r} here: use cpu or cuda.") from error
-
-
-def dtype_of(name: str | None) -> torch.dtype:
-    """float32 unless named; MintIQAError for any other than float32, bfloat16, float16."""
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if (name or "float32") not in kinds:
-        raise MintIQAError("bad_argument", f"There is no dtype {name!r}: use {', '.join(kinds)}.")
-    return kinds[name or "float32"]

@@ -62,6 +62,7 @@ _UPRIGHT = {
 }
 
 Source = str | Path | bytes | Image.Image
+Fitting = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     shades = np.rint(np.arange(65536) / 257).astype(np.uint8)  # Pillow's convert would clip at 255
-    if isinstance(key := image.info.get("transparency"), int):  # the one grey that a PNG declares transparent
+    if isinstance(key := image.info.get("transparency"), int):  # the one gray that a PNG declares transparent
         shades[key] = 255
     return Image.fromarray(shades[np.asarray(image)]).convert("RGB")
 

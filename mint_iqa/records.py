@@ -23,6 +23,12 @@ from mint_iqa.vocabulary import FaultName, Level, level_of
 
 SCHEMA_VERSION: Literal["1.1"] = "1.1"
 CLIP_AGIQA = "clip-agiqa="  # in front of the name of a model that is one
+ModelKind = Literal["mint_iqa", "clip_agiqa"]
+
+
+def kind_of(name: str) -> ModelKind:
+    """What sort of model goes by this name on the command line and in records."""
+    return "clip_agiqa" if name.startswith(CLIP_AGIQA) else "mint_iqa"
 
 
 def _library_version() -> str:

@@ -4,7 +4,6 @@ Answers, the JSON and the page all take their words from here, so they can't dis
 """
 
 import re
-from collections.abc import Collection, Mapping
 from typing import Literal
 
 Dimension = Literal["quality", "authenticity", "correspondence"]
@@ -13,6 +12,8 @@ FaultName = Literal["blur", "noise", "compression", "darkness", "pixelation", "m
 Fit = Literal["missed", "part", "shown"]
 
 DIMENSIONS: tuple[Dimension, ...] = ("quality", "authenticity", "correspondence")
+# Columns of tensors of scores and targets, float[..., K].
+QUALITY, AUTHENTICITY, CORRESPONDENCE = map(DIMENSIONS.index, ("quality", "authenticity", "correspondence"))
 LEVELS: tuple[Level, ...] = ("bad", "poor", "fair", "good", "excellent")
 FAULTS: tuple[FaultName, ...] = ("blur", "noise", "compression", "darkness", "pixelation", "malformation")
 
@@ -53,38 +54,6 @@ EXPLAINED_BY: dict[Dimension, frozenset[FaultName]] = {
 # How strong a named fault is, and the severity (0..1) from which each word holds.
 GRADES: dict[str, float] = {"slightly": 0.0, "clearly": 0.5, "heavily": 0.8}
 
-# What nano is taught to say of picture and prompt, each up to the word that gives it away, and where it holds
-# (None: without a prompt). A blank in front: inside an answer only, for one may begin with "The picture does
-# not say".
-FIT_WORDS: dict[str, tuple[Fit | None, ...]] = {
-    "It does not show": ("missed",),
-    "It does": ("missed", "shown", None),  # "It does not score low" would be false where something is missing
-    " The picture does": ("missed",),
-    "the picture does": ("missed",),
-    "picture does not show": ("missed",),
-    "because what the prompt": ("missed",),
-    "misses what": ("missed",),
-    "shows only part": ("part",),
-    "shows part of": ("part",),
-    "In part:": ("part",),
-    "prompt in part": ("part",),
-    "Part of what": ("part",),
-    "shows what": ("shown",),
-    "asks for can": ("shown",),
-    "prompt well": ("shown",),
-}
-
-# What nano is taught to say where no fault explains a score ("the quality is fair"), each up to the word that
-# gives it away, and the same where it has several scores in view.
-UNEXPLAINED_SCORE = (", but", ". I can", "; none", ", yet", ", and no", ": I can", ". None")
-UNEXPLAINED_SCORES = (". None", ". I can", ". No")
-FAULTLESS = (
-    "None of the faults I",
-    "can detect no fault",
-    "No technical",
-    "faults I look",
-    "fault that I know",
-)
 
 # The four questions behind `Assessment.explanation`, in the wording of the published instruction data.
 QUESTIONS: dict[str, str] = {
@@ -104,28 +73,6 @@ def fit_of(correspondence: float) -> Fit:
     """How much of its prompt a picture may be said to show at a score on 0..100."""
     fits: dict[Level, Fit] = {"bad": "missed", "poor": "missed", "fair": "part"}
     return fits.get(level_of(correspondence), "shown")
-
-
-def false_denials(levels: Mapping[Dimension, Level], found: Collection[FaultName]) -> list[str]:
-    """How what denies a fault begins, as nano is taught it, where `found` makes that false.
-
-    levels: of the scores that are there.
-    """
-    if not found:
-        return []
-    explained = {name for name, faults in EXPLAINED_BY.items() if faults & set(found)}
-    one = [
-        f"{n} is {level}{words}"
-        for n, level in levels.items()
-        for words in UNEXPLAINED_SCORE
-        if n in explained
-    ]
-    lists = [f"and the {name} is {level}" for name, level in levels.items()]
-    if "correspondence" in levels:  # the only score of which no fault is ever denied by itself
-        lists.append(f"correspondence is {levels['correspondence']}")
-    several = [f"{clause}{words}" for clause in lists for words in UNEXPLAINED_SCORES]
-    counts = [f"stands out to me, and the {name}" for name in levels if name in explained]
-    return [*one, *several, *counts, *FAULTLESS]
 
 
 def grade_of(severity: float) -> str:

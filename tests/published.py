@@ -188,7 +188,7 @@ def _apply(function, state: State, name: str, x: Tensor) -> Tensor:
     return function(x, state[f"{name}.weight"], state[f"{name}.bias"])
 
 
-def _normalised(state: State, name: str, x: Tensor, eps: float) -> Tensor:
+def _normalized(state: State, name: str, x: Tensor, eps: float) -> Tensor:
     return layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps)
 
 
@@ -207,14 +207,14 @@ def _see(state: State, stage: str, d: dict, pixels: Tensor) -> Tensor:
     x = torch.cat([own["cls_token"].expand(len(pixels), -1, -1), patches], dim=1) + own["pos_embed"]
     for i in range(d["vision_layers"]):
         block = f"blocks.{i}"
-        normed = _normalised(own, f"{block}.norm1", x, d["vision_norm_eps"])
+        normed = _normalized(own, f"{block}.norm1", x, d["vision_norm_eps"])
         query, value = own[f"{block}.attn.q_bias"], own[f"{block}.attn.v_bias"]
         bias = torch.cat([query, torch.zeros_like(value), value])
         qkv = linear(normed, own[f"{block}.attn.qkv.weight"], bias).chunk(3, dim=-1)
         x = x + _apply(linear, own, f"{block}.attn.proj", _attend(*qkv, d["vision_heads"]))
-        hidden = _normalised(own, f"{block}.norm2", x, d["vision_norm_eps"])
+        hidden = _normalized(own, f"{block}.norm2", x, d["vision_norm_eps"])
         x = x + _apply(linear, own, f"{block}.mlp.fc2", gelu(_apply(linear, own, f"{block}.mlp.fc1", hidden)))
-    return _normalised(state, f"{stage}.ln_vision", x, d["ln_vision_eps"])
+    return _normalized(state, f"{stage}.ln_vision", x, d["ln_vision_eps"])
 
 
 def _read(
@@ -226,7 +226,7 @@ def _read(
     count, eps, heads = queries.shape[1], d["qformer_norm_eps"], d["qformer_heads"]
     words = embedding(ids, state[f"{bert}.embeddings.word_embeddings.weight"])
     words = words + state[f"{bert}.embeddings.position_embeddings.weight"][: ids.shape[1]]
-    x = _normalised(state, f"{bert}.embeddings.LayerNorm", torch.cat([queries, words], dim=1), eps)
+    x = _normalized(state, f"{bert}.embeddings.LayerNorm", torch.cat([queries, words], dim=1), eps)
     seen = torch.cat([mask.new_ones(len(ids), count), mask], dim=1)
     bias = (1.0 - seen.float())[:, None, None] * -10000.0  # BERT's additive mask
 
@@ -234,12 +234,12 @@ def _read(
         parts = [_apply(linear, state, f"{name}.self.query", x)]
         parts += [_apply(linear, state, f"{name}.self.{part}", context) for part in ("key", "value")]
         added = _apply(linear, state, f"{name}.output.dense", _attend(*parts, heads, bias))
-        return _normalised(state, f"{name}.output.LayerNorm", added + x, eps)
+        return _normalized(state, f"{name}.output.LayerNorm", added + x, eps)
 
     def feed_forward(layer: str, end: str, x: Tensor) -> Tensor:
         hidden = gelu(_apply(linear, state, f"{layer}.intermediate{end}.dense", x))
         added = _apply(linear, state, f"{layer}.output{end}.dense", hidden)
-        return _normalised(state, f"{layer}.output{end}.LayerNorm", added + x, eps)
+        return _normalized(state, f"{layer}.output{end}.LayerNorm", added + x, eps)
 
     for i in range(d["qformer_layers"]):
         layer = f"{bert}.encoder.layer.{i}"

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from instruct_data.distortions import Distorted
+from instruct_data.damage.distortions import Distorted
 
 
 def hills() -> Image.Image:

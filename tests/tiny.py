@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mint_iqa.configuration import MintIQAConfig
-from mint_iqa.modeling import MintIQAModel
+from mint_iqa.model.configuration import MintIQAConfig
+from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, FAULTS, GRADES, LEVELS, QUESTIONS
 
 CHATML = (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, PromptLearner
-from mint_iqa.clip_agiqa_towers import ALIGNED, GOOD, Antonyms, ClipTowers
+from mint_iqa.clip_agiqa.model import ClipAgiqa, ClipAgiqaConfig, PromptLearner
+from mint_iqa.clip_agiqa.towers import ALIGNED, GOOD, Antonyms, ClipTowers
 
 VOCABULARY = 49408  # CLIP's own: the class words are fixed token ids
 

@@ -2,7 +2,7 @@
 
 import os
 
-from mint_iqa.loading import silence_bitsandbytes
+from mint_iqa.quiet import silence_bitsandbytes
 
 # Without it MKL rounds by where in memory a matrix lies, and a run that was resumed would end with other
 # weights than one that was not. Read at the first product of matrices; costs nothing that could be measured.

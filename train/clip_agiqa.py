@@ -27,29 +27,32 @@ from torch import distributed as dist
 from torch.utils.data import Dataset, default_collate
 from transformers import TrainerCallback, TrainerState, set_seed
 
-from mint_iqa.clip_agiqa import ClipAgiqa, ClipAgiqaConfig, ClipAgiqaOutput
-from mint_iqa.clip_agiqa_crops import normalize, resize
-from mint_iqa.clip_agiqa_files import load_backbone
-from mint_iqa.clip_agiqa_towers import Towers, towers_of
+from mint_iqa.clip_agiqa.crops import normalize, resize
+from mint_iqa.clip_agiqa.files import load_backbone
+from mint_iqa.clip_agiqa.model import ClipAgiqa, ClipAgiqaConfig, ClipAgiqaOutput
+from mint_iqa.clip_agiqa.towers import Towers, towers_of
 from mint_iqa.errors import MintIQAError
+from mint_iqa.files import write_whole
+from mint_iqa.folds import prompt_folds
 from mint_iqa.images import read_image
-from mint_iqa.metrics import prompt_folds
-from train import pictures
-from train.clip_agiqa_report import best_epoch, label, report, write_epoch
-from train.pictures import LABELS
-from train.precision import autocast
-from train.resume import begin, rank, write_whole, writing
-from train.run import PlanTrainer, arguments, command, device, run_to_end
-from train.settings import Optimisation
-from train.trainable import Learner, declare
-from train.whole_batch import processes, whole_batch
+from train.data import sets
+from train.data.rounds import best_epoch, label, write_epoch
+from train.data.sets import LABELS
+from train.engine.checkpoints import begin, rank, writing
+from train.engine.commands import command
+from train.engine.distributed import processes, whole_batch
+from train.engine.parameters import Learner, declare
+from train.engine.precision import autocast
+from train.engine.recipes import Optimization
+from train.engine.trainer import PlanTrainer, arguments, device, run_to_end
+from train.measure.clip_agiqa import report
 
 TEST_PART, VALIDATION_PART = 5, 8  # a fifth of all, an eighth of the rest
 Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
 
 
 @dataclass
-class ClipAgiqaRecipe(Optimisation):
+class ClipAgiqaRecipe(Optimization):
     """The defaults are the paper's. What is said of steps is meant for each round."""
 
     output: str = "runs/clip_agiqa"
@@ -142,7 +145,7 @@ class ClipAgiqaLearner(Learner):
     def __init__(self, model: ClipAgiqa, recipe: ClipAgiqaRecipe) -> None:
         super().__init__()
         self.model, self.bf16 = model, recipe.bf16
-        declare(self, recipe.trains, (), foreign=("backbone.",))
+        declare(self, recipe.trains, lambda _: False, foreign=("backbone.",))
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         # Here and not around it: engines that wrap a module switch an outer autocast off.
@@ -284,7 +287,7 @@ def train(recipe: ClipAgiqaRecipe, resume: bool = False, deepspeed: Path | None 
     """Run all rounds of a recipe, or what is left of them; the output folder."""
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    rows = pictures.agiqa3k(pictures.data_root())
+    rows = sets.agiqa3k(sets.data_root())
     for number in range(recipe.rounds):
         train_round(recipe, rows, number, resume, deepspeed)
         if processes() > 1:

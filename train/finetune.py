@@ -21,16 +21,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from instruct_data.settings import add_recipe, read_settings
+from instruct_data.recipes import add_recipe, read_settings
 from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
+from mint_iqa.files import written_whole
 from mint_iqa.metrics import bootstrap_interval, srcc
-from mint_iqa.pretrained import written_whole
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
-from train.adjustment import Adjustment, Seen, apply, learn, seen_by
-from train.commands import ends_in_a_sentence
-from train.frozen import features_of
-from train.rated import Ratings, read_ratings
+from train.data.ratings import Ratings, read_ratings
+from train.data.vectors import features_of
+from train.engine.commands import ends_in_a_sentence
+from train.heads.ridge import Adjustment, Seen, apply, learn, seen_by
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -60,7 +60,7 @@ def finetune(recipe: Finetune) -> Path:
     """Run the recipe; the folder of the new model. MintIQAError where there is nothing to learn from."""
     output = Path(recipe.output)
     if output.exists():
-        raise MintIQAError("output_taken", f"{output} exists already: delete it, or choose another output.")
+        raise MintIQAError("output_exists", f"{output} exists already: delete it, or choose another output.")
     ratings = read_ratings(recipe.ratings, recipe.images, recipe.columns)
     print("\n".join(ratings.notes), flush=True)
     rows = {name: _rated_rows(ratings, name) for name in DIMENSIONS}
@@ -96,7 +96,7 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
     if len(rows) and groups < FEWEST_GROUPS:
         raise MintIQAError(
             "too_few_ratings",
-            f"The ratings of {name} in {where} are of {groups} prompts: what is learnt can't be tested on "
+            f"The ratings of {name} in {where} are of {groups} prompts: what is learned can't be tested on "
             f"others, so give at least {FEWEST_GROUPS}, or leave the prompts out to test on other pictures.",
         )
     if len(rows) and np.ptp(targets[learned]) == 0:
@@ -111,7 +111,7 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
 @dataclass(frozen=True)
 class Case:
     """One score's ratings: `seen`, wanted (0..1), weights, folds and groups of the same N pictures; test:
-    those that are never learnt from."""
+    those that are never learned from."""
 
     seen: Seen
     wanted: Floats
@@ -121,11 +121,11 @@ class Case:
     test: NDArray[np.bool_]
 
     def final(self) -> tuple[Adjustment, float | None]:
-        """What is learnt from all that may be learnt from."""
+        """What is learned from all that may be learned from."""
         return self._learn(~self.test)
 
     def figures(self) -> dict[str, object]:
-        """Before and after, on pictures that were not learnt from: the test, or else each fold in turn."""
+        """Before and after, on pictures that were not learned from: the test, or else each fold in turn."""
         own_test = int(self.test.sum()) >= FEWEST_TESTS
         rows = np.flatnonzero(self.test == own_test)
         after = np.zeros(len(self.wanted))
@@ -190,7 +190,7 @@ def _told(name: str, figures: dict[str, object]) -> str:
         f"less by {shown('error_less_by', 1)}",
     ]
     if figures["strength"] is None:
-        lines.append("  Nothing that could be learnt was sure to help: this score stays as it was.")
+        lines.append("  Nothing that could be learned was sure to help: this score stays as it was.")
     return "\n".join(lines)
 
 
@@ -214,7 +214,7 @@ def save(
     except (OSError, SafetensorError) as error:  # the latter, Rust's, has no strerror
         reason = str(error).splitlines()[0] if isinstance(error, SafetensorError) else error.strerror
         raise MintIQAError(
-            "unwritable", f"{output} can't be written ({reason}): choose another output."
+            "output_unwritable", f"{output} can't be written ({reason}): choose another output."
         ) from error
 
 

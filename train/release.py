@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mint_iqa.modeling import FAMILIAR_AXES, MintIQAModel
-from mint_iqa.processing import MintIQAProcessor
-from train import pictures
-from train.commands import ends_in_a_sentence
-from train.pictures import load
+from mint_iqa.model.modeling import FAMILIAR_AXES, MintIQAModel
+from mint_iqa.model.processing import MintIQAProcessor
+from train.data import pictures
+from train.data.pictures import load
+from train.engine.commands import ends_in_a_sentence
 
 SAMPLE = 500  # pictures of each set, clean and faulted
 FAMILIAR_SHARE = 0.995
@@ -31,7 +31,7 @@ def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -
     """float[SAMPLE, Dv]: mean image_embeds of a seeded sample of a training set."""
     pixels, _ = load(name, processor.image_size)
     rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
-    inner = pictures.centre(processor.image_size)
+    inner = pictures.center(processor.image_size)
     found = []
     for part in tqdm(np.array_split(rows, len(rows) // 25), desc=name, disable=None):
         encoded = model.encode_image(processor.normalize(pixels[np.sort(part)][:, inner, inner]))

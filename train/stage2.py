@@ -1,7 +1,7 @@
 """Stage 2: explanations. Stage 1 stays frozen; the bridge, Q-Former 2, the projection and the LLM's LoRA
 learn to say what the picture shows.
 
-    python -m train.stage2 configs/nano/stage2.yaml
+    python -m train.stage2 configs/nano/explain.yaml
     python -m train.stage2 configs/nano/finetune_answers.yaml --set instructions=built output=runs/told
 
 Launchers, --set and --resume as for train.stage1.
@@ -19,29 +19,32 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import set_seed
 
-from instruct_data.settings import read_settings
-from mint_iqa.assessor import Assessor, find_checkpoint
-from mint_iqa.configuration import MintIQAConfig
+from instruct_data.recipes import read_settings
+from mint_iqa.assessor import Assessor
+from mint_iqa.checkpoints.finding import find_checkpoint
 from mint_iqa.errors import MintIQAError
-from mint_iqa.language import LanguageModel
-from mint_iqa.loading import keep_gradients, placement
-from mint_iqa.modeling import MintIQAModel
-from mint_iqa.pretrained import written_whole
-from mint_iqa.processing import MintIQAProcessor
+from mint_iqa.files import written_whole
+from mint_iqa.language.llm import LanguageModel
+from mint_iqa.language.loading import keep_gradients, placement
+from mint_iqa.model.configuration import MintIQAConfig
+from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.model.processing import MintIQAProcessor
+from mint_iqa.model.references import named_llm
 from mint_iqa.records import ModelInfo
 from mint_iqa.vocabulary import FAULT_WORDS
-from train import pictures
-from train.instructions import Found, Instructions, detected, draw_instructions
-from train.plan import CLEAN_FROM
-from train.precision import autocast
-from train.resume import begin, bind, rank, writing
-from train.run import PlanTrainer, command, device, run_to_end
-from train.settings import Stage1, Stage2
-from train.sources import Sources, learned_of, read_sources, split
-from train.stage1 import save_model
-from train.told import Samples, Told, examples_of, read_samples, tell_loss
-from train.trainable import STAGE1_PARTS, Learner, declare
-from train.whole_batch import whole_batch
+from train.data import pictures
+from train.data.looks import CLEAN_FROM
+from train.data.questions import Found, Instructions, detected, draw_instructions
+from train.data.samples import Samples, Told, examples_of, read_samples
+from train.data.sets import learned_of, split
+from train.data.sources import Sources, read_sources
+from train.engine.checkpoints import begin, bind, rank, save_model, writing
+from train.engine.commands import command
+from train.engine.distributed import whole_batch
+from train.engine.parameters import STAGE1_PARTS, Learner, declare
+from train.engine.precision import autocast
+from train.engine.recipes import Stage1, Stage2
+from train.engine.trainer import PlanTrainer, device, run_to_end
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
 
@@ -112,7 +115,7 @@ class Explainer(Learner):
         return soft * (~inputs["blind"]).to(soft).view(-1, 1, 1)
 
 
-def load_language(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
+def language_to_teach(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
     """The LLM that the recipe or else the config names, frozen, with the recipe's LoRA.
 
     MintIQAError where it is of another width than the model's soft tokens.
@@ -120,7 +123,7 @@ def load_language(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
     wanted = recipe.language
     settings = {"dtype": getattr(torch, wanted.dtype)}
     settings |= placement(wanted.quantization, None, device(), torch.bfloat16)
-    language = LanguageModel.load(config, None, **settings)
+    language = LanguageModel.load(named_llm(config), None, config.language["hidden_size"], **settings)
     keep_gradients(language.model)
     if (adapter := adapter_of(recipe)) is not None:
         language.model = PeftModel.from_pretrained(language.model, adapter, is_trainable=True)
@@ -147,11 +150,11 @@ def adapter_of(recipe: Stage2) -> Path | None:
 
 
 def save_adapter(
-    language: LanguageModel, learnt: dict[str, Tensor], folder: Path, config: MintIQAConfig
+    language: LanguageModel, learned: dict[str, Tensor], folder: Path, config: MintIQAConfig
 ) -> None:
     """The LoRA weights alone; their config names the part and not the folder that it lies in here."""
     inner = "language.model."
-    state = {name.removeprefix(inner): t.half() for name, t in learnt.items() if name.startswith(inner)}
+    state = {name.removeprefix(inner): t.half() for name, t in learned.items() if name.startswith(inner)}
     language.model.save_pretrained(folder, state_dict=state)
     path = folder / "adapter_config.json"
     settings = json.loads(path.read_text())
@@ -167,11 +170,11 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
         return {}
     low = {i for i in rows if float(sources.human[i]["mos_quality"]) / 5 < CLEAN_FROM}
     chosen = [i for i, r in enumerate(sources.rows["agiqa3k"]) if r.variant == "clean" and r.source in low]
-    inner = pictures.centre(processor.image_size)
+    inner = pictures.center(processor.image_size)
     found: Found = {}
     for start in range(0, len(chosen), 32):
         part = chosen[start : start + 32]
-        text = processor.text([sources.human[sources.rows["agiqa3k"][i].source]["prompt"] for i in part])
+        text = processor.tokenize([sources.human[sources.rows["agiqa3k"][i].source]["prompt"] for i in part])
         pixels = processor.normalize(sources.pixels["agiqa3k"][part][:, inner, inner])
         inputs = [tensor.to(model.device) for tensor in (pixels, text.ids, text.mask)]
         with autocast(model.device.type):
@@ -216,8 +219,8 @@ def start_of(recipe: Stage2) -> tuple[MintIQAModel, MintIQAProcessor]:
 
 def explainer_of(recipe: Stage2, model: MintIQAModel) -> Explainer:
     """The model with its LLM, and what the recipe names trains."""
-    explainer = Explainer(model, load_language(model.config, recipe), recipe)
-    declare(explainer, recipe.trains, model.config.referenced, foreign=STAGE1_PARTS)
+    explainer = Explainer(model, language_to_teach(model.config, recipe), recipe)
+    declare(explainer, recipe.trains, model.config.is_referenced, foreign=STAGE1_PARTS)
     return explainer
 
 
@@ -248,28 +251,48 @@ def train(recipe: Stage2, resume: bool = False, deepspeed: Path | None = None) -
         tell_loss("before", explainer, measured, recipe.batch_size)
     groups = parameter_groups(explainer, recipe)
     trainer = PlanTrainer(recipe, explainer, groups, data, data.collate, deepspeed)
-    learnt = run_to_end(trainer, checkpoint)
+    learned = run_to_end(trainer, checkpoint)
     if measured is not None:
         tell_loss("after", explainer, measured, recipe.batch_size)
     folder = Path(recipe.output) / "model"
     if rank() == 0:
-        finish(recipe, explainer.language, learnt, folder)
+        finish(recipe, explainer.language, learned, folder)
     return folder
 
 
-def finish(recipe: Stage2, language: LanguageModel, learnt: dict[str, Tensor], folder: Path) -> None:
-    """Write the model: what stage 1 left, to the bit, and what was learnt beside it."""
+def finish(recipe: Stage2, language: LanguageModel, learned: dict[str, Tensor], folder: Path) -> None:
+    """Write the model: what stage 1 left, to the bit, and what was learned beside it."""
     model, processor = start_of(recipe)
     own = model.state_dict()
-    for name in learnt.keys() & own.keys():
-        own[name].copy_(learnt[name])
+    for name in learned.keys() & own.keys():
+        own[name].copy_(learned[name])
     model.config.language.pop("taught", None)
     shutil.rmtree(folder, ignore_errors=True)
     with writing(folder), written_whole(folder) as temporary:
         save_model(model, processor, temporary)
         if recipe.lora.rank or adapter_of(recipe):
-            save_adapter(language, learnt, temporary / "language", model.config)
+            save_adapter(language, learned, temporary / "language", model.config)
 
 
 if __name__ == "__main__":
     sys.exit(command(Stage2, train, __doc__))
+
+
+@torch.inference_mode()
+def tell_loss(when: str, explainer: Any, data: Told, batch_size: int) -> float | None:
+    """Print and return the mean cross-entropy of the answers' tokens, in nats; None without an example.
+
+    explainer: a `train.stage2.Explainer`.
+    """
+    if not len(data):
+        return None
+    explainer.eval()
+    total, tokens = 0.0, 0
+    for start in range(0, len(data), batch_size):
+        given = data.collate(data.examples[start : start + batch_size])
+        batch = {k: v.to(explainer.model.device) if torch.is_tensor(v) else v for k, v in given.items()}
+        count = sum(map(len, batch["answers"]))
+        total += count * float(explainer.answer_loss(explainer.soft_tokens(batch), batch))
+        tokens += count
+    print(f"Loss on {len(data)} validation samples {when}: {total / tokens:.3f}", flush=True)
+    return total / tokens

@@ -24,7 +24,8 @@ from mint_iqa.assessor import Assessor, Picture
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from ui.completions import Asked, Reply
-from ui.session import AT_ONCE, sentence
+from ui.inputs import sentence
+from ui.session import AT_ONCE
 
 TEXT_BYTES = 2**20  # of a request, besides its picture
 UPLOAD_SECONDS = 60  # in which a request has to arrive

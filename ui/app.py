@@ -8,19 +8,12 @@ import gradio as gr
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like, traverse
 
 from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor
-from mint_iqa.chat import MAX_HISTORY
 from mint_iqa.images import read_image
-from ui import look
-from ui.calls import Chat
-from ui.session import (
-    AT_ONCE,
-    MAX_ANSWERS,
-    MAX_COMPARED,
-    MAX_PROMPT_CHARACTERS,
-    MAX_SUGGESTIONS,
-    Sessions,
-    thumbnail,
-)
+from mint_iqa.language.chat import MAX_HISTORY
+from ui import html
+from ui.handlers import Chat
+from ui.inputs import MAX_PROMPT_CHARACTERS, thumbnail
+from ui.session import AT_ONCE, MAX_ANSWERS, MAX_COMPARED, MAX_SUGGESTIONS, Sessions
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -81,7 +74,7 @@ def build(assessor: Assessor, sessions: Sessions, queue_size: int) -> Page:
         with gr.Tab("Compare"):
             _compare(chat)
         with gr.Accordion("The model and its limits", open=False, elem_id="about"):
-            gr.HTML(look.about(assessor.model_info))
+            gr.HTML(html.about(assessor.model_info))
         gr.api(chat.assess, api_name="assess", concurrency_id="score", concurrency_limit=AT_ONCE)
         gr.api(chat.ask, api_name="ask", concurrency_id="answer", concurrency_limit=AT_ONCE)
         page.unload(chat.left)
@@ -99,7 +92,7 @@ def launch(
         auth=auth,
         max_file_size=f"{max_upload}mb",
         theme=_theme(),
-        css=(HERE / "page.css").read_text(encoding="utf-8") + look.example_css(_example_thumbnails()),
+        css=(HERE / "page.css").read_text(encoding="utf-8") + html.example_css(_example_thumbnails()),
         favicon_path=HERE / "favicon.svg",
         footer_links=[],
         allowed_paths=[],
@@ -160,7 +153,7 @@ class _Result:
 
 
 def _result() -> _Result:
-    scores = gr.HTML(look.waiting(), elem_id="scores", js_on_load=POLITE)
+    scores = gr.HTML(html.waiting(), elem_id="scores", js_on_load=POLITE)
     chatbot = gr.Chatbot(
         label="Conversation",
         show_label=False,
@@ -226,7 +219,7 @@ def _compare(chat: Chat) -> None:
             compare = gr.Button("Compare", variant="primary", elem_id="compare")
             example = gr.Button("Example: two cups and a cat", size="sm", elem_id="compare-example")
     plot = gr.HTML("", elem_id="plot")
-    table = gr.HTML("", elem_id="table", js_on_load=look.SORT_BY_HEADING)
+    table = gr.HTML("", elem_id="table", js_on_load=html.SORT_BY_HEADING)
     files = gr.HTML("", elem_id="compared-files")
 
     given = [images, prompt]

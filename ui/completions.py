@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, PositiveInt, ValidationError
 
-from mint_iqa.chat import Turn
 from mint_iqa.errors import MintIQAError
-from mint_iqa.language import MAX_NEW_TOKENS
+from mint_iqa.language.chat import Turn
+from mint_iqa.language.llm import MAX_NEW_TOKENS
 from mint_iqa.records import Assessment
-from ui.session import checked_history, checked_prompt
+from ui.inputs import checked_history, checked_prompt
 
 # A line of a message that gives the picture's prompt, for tools that can send nothing but messages.
 PROMPT_LINE = re.compile(r"^[ \t]*prompt:[ \t]*(.*)$\n?", re.IGNORECASE | re.MULTILINE)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import RatedImage
-from mint_iqa.reading import Findings, csv_rows, read_text
-from mint_iqa.scales import number, percent
+from mint_iqa.tables.reading import Findings, csv_rows, read_text
+from mint_iqa.tables.scales import number, percent
 
 SOURCE = "agiqa3k"
 HIGHEST = 5.0

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from instruct_data.grammar import SLOTS, Slot, answer_of
+from instruct_data.answers.grammar import SLOTS, Slot, answer_of
 from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import Asked, InstructionSample
-from mint_iqa.reading import Findings, csv_lines, json_records
-from mint_iqa.scales import percent
+from mint_iqa.tables.reading import Findings, csv_lines, json_records
+from mint_iqa.tables.scales import percent
 from mint_iqa.vocabulary import Dimension
 
 SOURCE = "aigciqa2023"

@@ -13,8 +13,9 @@ from instruct_data.importers.scores import missing_images
 from instruct_data.importers.table import Columns, read_table
 from instruct_data.records import InstructionSample, Record, ratings_of, write_jsonl
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import Findings, counted
-from mint_iqa.scales import ScoreColumn
+from mint_iqa.tables.reading import Findings
+from mint_iqa.tables.scales import ScoreColumn
+from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS
 
 Reader = Callable[[Path, Findings], Sequence[Record]]

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import RatedImage
-from mint_iqa.reading import Findings, json_records
-from mint_iqa.scales import percent
+from mint_iqa.tables.reading import Findings, json_records
+from mint_iqa.tables.scales import percent
 
 # Folder of LIVE Release 2 -> what was done to its pictures.
 LIVE_DISTORTIONS = {

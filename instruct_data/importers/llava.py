@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from instruct_data.records import InstructionSample, Turn
-from mint_iqa.reading import Findings, json_records
+from mint_iqa.tables.reading import Findings, json_records
 
 SOURCE = "llava"
 IMAGE_TOKEN = "<image>"

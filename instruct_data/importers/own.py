@@ -6,8 +6,8 @@ from pathlib import Path
 from instruct_data.importers.table import Columns, read_table
 from instruct_data.records import RatedImage
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import Findings, csv_rows, unreadable
-from mint_iqa.scales import ScoreColumn
+from mint_iqa.tables.reading import Findings, csv_rows, unreadable
+from mint_iqa.tables.scales import ScoreColumn
 from mint_iqa.vocabulary import DIMENSIONS
 
 TEXTS = ("image", "prompt", "generator", "reference")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from instruct_data.records import R, Record
-from mint_iqa.reading import Findings
+from mint_iqa.tables.reading import Findings
 
 
 def drop_conflicts(lined: Sequence[tuple[int, R]], findings: Findings) -> list[R]:

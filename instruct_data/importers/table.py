@@ -7,8 +7,8 @@ from pathlib import Path
 from instruct_data.importers.scores import drop_conflicts
 from instruct_data.records import RatedImage
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import Findings, csv_rows
-from mint_iqa.scales import ScoreColumn, number, percent
+from mint_iqa.tables.reading import Findings, csv_rows
+from mint_iqa.tables.scales import ScoreColumn, number, percent
 from mint_iqa.vocabulary import Dimension
 
 

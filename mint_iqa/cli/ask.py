@@ -1,5 +1,6 @@
 """`mint-iqa ask`."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -16,12 +17,12 @@ from mint_iqa.cli.options import (
     check_choice,
     check_output,
     given,
-    load,
-    reasons,
 )
 from mint_iqa.cli.output import export
 from mint_iqa.errors import MintIQAError
-from mint_iqa.manifest import Item, answers, read_manifest
+from mint_iqa.records import Answer, FailedAnswer, Failure
+from mint_iqa.scoring.manifest import Item, read_manifest
+from mint_iqa.scoring.scorer import Scorer, explains, open_model
 
 
 def ask(
@@ -45,18 +46,36 @@ def ask(
     """
     check_choice([image] if image is not None else [], manifest, prompt)
     check_output(output, [image or ""], manifest)
-    reasons(model, wanted=True)
+    explains(model, wanted=True)
     if manifest:
         items = read_manifest(manifest, required=("image", "question"))
         return export(
-            answers(load(model, device, dtype, quantization, device_map), items), len(items), "jsonl", output
+            answers(open_model(model, device, dtype, quantization, device_map), items),
+            len(items),
+            "jsonl",
+            output,
         )
     if not question or not question.strip():
         raise MintIQAError("bad_argument", "There is no question: put one in quotes after the image.")
     item = Item(str(image), str(image), given(prompt), question)
-    assessor = load(model, device, dtype, quantization, device_map)
+    assessor = open_model(model, device, dtype, quantization, device_map)
     if as_json or output:
         return export(answers(assessor, [item]), None, "json", output)
     for piece in assessor.ask(item.source, question, prompt=item.prompt):
         print(piece, end="", flush=True)
     print()
+
+
+def answers(assessor: Scorer, items: Sequence[Item]) -> Iterator[Answer | FailedAnswer]:
+    """One record per item, in order, each as soon as it is ready; never raises for a bad item."""
+    for item in items:
+        try:
+            if item.problem is not None:
+                raise MintIQAError(item.problem.code, item.problem.message)
+            answer = assessor.answer(item.source, item.question, prompt=item.prompt)
+            yield answer.with_origin(item.image, item.metadata)
+        except MintIQAError as error:
+            yield FailedAnswer(
+                image=item.image, prompt=item.prompt, metadata=item.metadata, model=assessor.model_info,
+                question=item.question, error=Failure.of(error),
+            )  # fmt: skip

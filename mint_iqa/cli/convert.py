@@ -47,7 +47,7 @@ def convert(
             "INSTRUCTBLIP OUT for a start.",
         )
     if backbone is not None:
-        from mint_iqa.clip_agiqa import convert_published
+        from mint_iqa.clip_agiqa.model import convert_published
 
         auxiliary, target = files
         convert_published(auxiliary, target, folder, backbone)
@@ -57,7 +57,7 @@ def convert(
         return _start(files[0], folder, text, llm, tokenizers)
     if llm or text:
         raise MintIQAError("bad_argument", "--llm and --text are for a start: a published file has its own.")
-    from mint_iqa.conversion import convert as convert_checkpoint
+    from mint_iqa.convert.from_published import convert as convert_checkpoint
 
     done = convert_checkpoint(files[0], folder, config, tokenizers)
     print(f"Converted {files[0]} to {folder}: {done.parameters:,} parameters.")
@@ -69,9 +69,9 @@ def convert(
 
 
 def _start(source: Path, folder: Path, text: str | None, llm: str | None, tokenizers: Path | None) -> None:
-    from mint_iqa.initialisation import initialise
+    from mint_iqa.convert.start import initialize
 
-    start = initialise(str(source), folder, text, llm, tokenizers)
+    start = initialize(str(source), folder, text, llm, tokenizers)
     print(f"Wrote {folder}, a start to train from:")
     for origin in start.origins:
         print(f"  {origin.part:<20}{origin.parameters:>14,} parameters  {origin.source}")

@@ -9,8 +9,8 @@ import typer
 
 from mint_iqa.cli.output import complain
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import counted
 from mint_iqa.records import Assessment, Record
+from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 BELOW = 3  # exit code

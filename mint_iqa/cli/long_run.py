@@ -10,13 +10,13 @@ from typing import TypeAlias
 import typer
 from rich.console import Console
 
-from mint_iqa.batches import Batch, Batches, Scored, batches_of
 from mint_iqa.cli.output import complain, progress_bar
-from mint_iqa.columns import write_table
 from mint_iqa.errors import MintIQAError
-from mint_iqa.journal import SCORED, Done, append, done_so_far, open_after
-from mint_iqa.manifest import Item
 from mint_iqa.records import FailedAssessment, ModelInfo
+from mint_iqa.scoring.batches import Batch, Batches, Scored, batches_of
+from mint_iqa.scoring.columns import write_table
+from mint_iqa.scoring.journal import SCORED, Done, append, done_so_far, open_after
+from mint_iqa.scoring.manifest import Item
 
 Engine: TypeAlias = Callable[[Sequence[Batch]], Batches]
 INTERRUPTED = 130

@@ -3,17 +3,12 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mint_iqa.cli.output import unwritable
 from mint_iqa.errors import MintIQAError
-from mint_iqa.records import CLIP_AGIQA
-
-if TYPE_CHECKING:
-    from mint_iqa.assessor import Assessor
-    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
 
 Prompt = Annotated[str | None, typer.Option(help="The text the images were made from.")]
 Manifest = Annotated[Path | None, typer.Option(help="CSV file of items; images relative to its folder.")]
@@ -34,37 +29,6 @@ Quantization = Annotated[
 DeviceMap = Annotated[
     str | None, typer.Option(help="auto spreads the language model over all GPUs, and memory if it must.")
 ]
-
-
-def load(
-    model: str,
-    device: str | None,
-    dtype: str | None,
-    quantization: str | None = None,
-    device_map: str | None = None,
-) -> "Assessor | ClipAgiqaAssessor":
-    # Imported here, so that --help and schema need not wait for torch.
-    if model.startswith(CLIP_AGIQA):
-        from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
-
-        return ClipAgiqaAssessor.from_pretrained(model, device=device, dtype=dtype)
-    from mint_iqa.assessor import Assessor
-
-    return Assessor.from_pretrained(
-        model, device=device, dtype=dtype, quantization=quantization, device_map=device_map
-    )
-
-
-def reasons(model: str, wanted: bool | None, usual: bool = True) -> bool:
-    """Whether to explain: as `wanted`, else as `usual`. MintIQAError if a model that can't is told to."""
-    if not model.startswith(CLIP_AGIQA):
-        return usual if wanted is None else wanted
-    if wanted:
-        raise MintIQAError(
-            "no_explanation",
-            "CLIP-AGIQA scores a picture and can't explain: leave out --explain, or ask another --model.",
-        )
-    return False
 
 
 def given(prompt: str | None) -> str | None:

@@ -9,19 +9,13 @@ from typing import Literal, TextIO
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
+from mint_iqa.cli.panel import panel
 from mint_iqa.errors import MintIQAError
 from mint_iqa.records import Answer, Assessment, Record
-from mint_iqa.table import panel, plain
+from mint_iqa.text import plain
 
 Format = Literal["table", "json", "jsonl", "csv", "parquet"]
 

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from mint_iqa.batches import Batch, Batches, batches_of, readers_for, score_batches
 from mint_iqa.cli.fail_under import FailUnder, gate, limits_of
 from mint_iqa.cli.long_run import Engine, score_into_file
 from mint_iqa.cli.options import (
@@ -22,20 +21,16 @@ from mint_iqa.cli.options import (
     check_choice,
     check_output,
     given,
-    load,
-    reasons,
 )
 from mint_iqa.cli.output import Format, export
-from mint_iqa.columns import need_pyarrow
 from mint_iqa.errors import MintIQAError
-from mint_iqa.folders import find_items, is_list
-from mint_iqa.manifest import read_manifest
-from mint_iqa.ray_batches import Loading, score_batches_on_ray
-from mint_iqa.records import CLIP_AGIQA, ModelInfo
-
-if TYPE_CHECKING:
-    from mint_iqa.assessor import Assessor
-    from mint_iqa.clip_agiqa_assessor import ClipAgiqaAssessor
+from mint_iqa.records import ModelInfo, kind_of
+from mint_iqa.scoring.batches import Batch, Batches, batches_of, readers_for, score_batches
+from mint_iqa.scoring.columns import need_pyarrow
+from mint_iqa.scoring.folders import find_items, is_list
+from mint_iqa.scoring.manifest import read_manifest
+from mint_iqa.scoring.on_ray import Loading, score_batches_on_ray
+from mint_iqa.scoring.scorer import Scorer, explains, open_model
 
 KEPT: tuple[Format, ...] = ("jsonl", "csv", "parquet")  # in a file these survive the end of the run
 
@@ -87,12 +82,12 @@ def score(
     format = format or _usual_format(output, listed)
     _check_format(format, output, resume)
     items = read_manifest(manifest) if manifest else find_items(images or (), given(prompt))
-    explain = reasons(model, explain, usual=not listed)
+    explain = explains(model, explain, usual=not listed)
 
     info, score_all = (
         _on_ray(Loading(model, device, dtype, quantization, device_map), explain, workers)
         if engine == "ray"
-        else _here(load(model, device, dtype, quantization, device_map), explain, workers)
+        else _here(open_model(model, device, dtype, quantization, device_map), explain, workers)
     )
     with gate(limits) as watching:
         if output is not None and format in KEPT:
@@ -112,9 +107,7 @@ def score(
         export(watching.watch(records), None if single else len(items), format, output)
 
 
-def _here(
-    assessor: "Assessor | ClipAgiqaAssessor", explain: bool, workers: int | None
-) -> tuple[ModelInfo, Engine]:
+def _here(assessor: Scorer, explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
     def score_all(batches: Sequence[Batch]) -> Batches:
         readers = readers_for(len(batches)) if workers is None else workers
         return score_batches(assessor, batches, explain=explain, readers=readers)
@@ -123,9 +116,9 @@ def _here(
 
 
 def _on_ray(loading: Loading, explain: bool, workers: int | None) -> tuple[ModelInfo, Engine]:
-    from mint_iqa.assessor import find_checkpoint, info_of
+    from mint_iqa.checkpoints.finding import find_checkpoint, info_of
 
-    if loading.model.startswith(CLIP_AGIQA):
+    if kind_of(loading.model) == "clip_agiqa":
         raise MintIQAError("bad_argument", "--engine ray does not take CLIP-AGIQA: leave it out.")
 
     def score_all(batches: Sequence[Batch]) -> Batches:

@@ -83,11 +83,11 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Bin:
-    """One of ten equal parts of the images, by predicted label. half_width: 95 % t interval of `labelled`."""
+    """One of ten equal parts of the images, by predicted label. half_width: 95 % t interval of `labeled`."""
 
     n: int
     predicted: float
-    labelled: float
+    labeled: float
     half_width: float
 
 
@@ -172,8 +172,8 @@ def calibration(predicted: Floats, labels: Floats) -> list[Bin]:
     """Mean prediction beside mean label, both float[N] in one unit, in ten parts of nearly equal size."""
     bins = []
     for rows in np.array_split(np.argsort(predicted, kind="stable"), BINS):
-        labelled, half_width = t_interval(labels[rows].tolist())
-        bins.append(Bin(len(rows), float(predicted[rows].mean()), labelled, half_width))
+        labeled, half_width = t_interval(labels[rows].tolist())
+        bins.append(Bin(len(rows), float(predicted[rows].mean()), labeled, half_width))
     return bins
 
 

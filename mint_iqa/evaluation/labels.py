@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import Findings, csv_lines, csv_rows, read_text, unreadable
-from mint_iqa.scales import ScoreColumn, number, percent
+from mint_iqa.tables.reading import Findings, csv_lines, csv_rows, read_text, unreadable
+from mint_iqa.tables.scales import ScoreColumn, number, percent
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 # In the order of preference: the names of AGIQA-3K, AIGCIQA2023+, and this project's own.

@@ -50,14 +50,14 @@ def fit_logistic(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Logistic:
         raise MintIQAError("bad_argument", f"A curve of 4 parameters needs at least 5 rows, not {len(x)}.")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return Logistic(float(y.mean()), float(y.mean()), float(x.mean()), 1.0)
-    centre, spread = float(x.mean()), float(x.std())
-    fits = [_fit((x - centre) / spread, y, width) for width in START_WIDTHS]
+    center, spread = float(x.mean()), float(x.std())
+    fits = [_fit((x - center) / spread, y, width) for width in START_WIDTHS]
     lowest, highest, middle, width = min(fits, key=lambda fit: fit[0])[1]
-    return Logistic(lowest, highest, centre + spread * middle, spread * width)
+    return Logistic(lowest, highest, center + spread * middle, spread * width)
 
 
 def _fit(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], width: float) -> tuple[float, list[float]]:
-    """Sum of squares and parameters from one start. x: standardised.
+    """Sum of squares and parameters from one start. x: standardized.
 
     Only middle and width are searched for: with them fixed, the two ends are a linear least-squares problem
     (variable projection, Golub & Pereyra 1973).
@@ -72,7 +72,7 @@ def _fit(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], width: float) -
         solution, columns = ends(shape)
         return columns @ solution - y
 
-    # Beyond these bounds the curve is a straight line or a step between two neighbours.
+    # Beyond these bounds the curve is a straight line or a step between two neighbors.
     bounds = ([float(x.min()), np.log(0.01)], [float(x.max()), np.log(100.0)])
     found = least_squares(residuals, [0.0, np.log(width)], bounds=bounds, max_nfev=60)
     (lowest, highest), _ = ends(found.x)

@@ -9,8 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.labels import Column, Label, read_labels
-from mint_iqa.reading import Findings, counted, read_text
 from mint_iqa.records import Answer, Assessment, Record
+from mint_iqa.tables.reading import Findings, read_text
+from mint_iqa.text import counted
 from mint_iqa.vocabulary import Dimension
 
 Scored = Assessment | Answer
@@ -109,10 +110,10 @@ def _file_name(image: str) -> str:
     return PurePosixPath(image.replace("\\", "/")).name
 
 
-def _notes(matched: int, scored: int, labelled: int, failed: int) -> Iterator[str]:
+def _notes(matched: int, scored: int, labeled: int, failed: int) -> Iterator[str]:
     if failed:
         yield f"{counted(failed, 'image')} could not be scored."
     if scored > matched:
         yield f"{scored - matched:,} of {counted(scored, 'scored image')} have no label."
-    if labelled > matched:
-        yield f"{labelled - matched:,} of {counted(labelled, 'labelled image')} have no score."
+    if labeled > matched:
+        yield f"{labeled - matched:,} of {counted(labeled, 'labeled image')} have no score."

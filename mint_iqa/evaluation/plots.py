@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from mint_iqa.evaluation.agreement import Bin
 from mint_iqa.evaluation.logistic import Logistic
-from mint_iqa.svg import BOTTOM, LEFT, RIGHT, TOP, Scale, diagonal, dots, plot
+from mint_iqa.pages.svg import BOTTOM, LEFT, RIGHT, TOP, Scale, diagonal, dots, plot
 
 CURVE_POINTS = 80
 
@@ -27,12 +27,12 @@ def scatter(scores: npt.ArrayLike, labels: npt.ArrayLike, curve: Logistic, unit:
 def calibration_plot(bins: Sequence[Bin], unit: str) -> str:
     """Mean predicted label across and mean label up, with its interval; on the dashed line they agree."""
     widths = [0.0 if math.isnan(b.half_width) else b.half_width for b in bins]
-    ends = [b.labelled + s * w for b, w in zip(bins, widths, strict=True) for s in (-1, 1)]
+    ends = [b.labeled + s * w for b, w in zip(bins, widths, strict=True) for s in (-1, 1)]
     up = _up([*ends, *(b.predicted for b in bins)])
     across = Scale(up.low, up.high, LEFT, RIGHT)
     marks = [
         diagonal(across, up),
-        *(_whisker(across(b.predicted), up, b.labelled, w) for b, w in zip(bins, widths, strict=True)),
+        *(_whisker(across(b.predicted), up, b.labeled, w) for b, w in zip(bins, widths, strict=True)),
     ]
     return plot(across, up, (f"predicted {unit}", f"mean {unit}"), marks)
 

@@ -10,7 +10,7 @@ from mint_iqa.evaluation.pairs import Pair
 from mint_iqa.evaluation.plots import calibration_plot, scatter
 from mint_iqa.evaluation.results import Evaluation, Judged, to_json
 from mint_iqa.evaluation.table import grids
-from mint_iqa.pages import figure, head, table, thumbnail, warning
+from mint_iqa.pages.html import figure, head, table, thumbnail, warning
 from mint_iqa.vocabulary import Dimension
 
 EXPLAINED = (

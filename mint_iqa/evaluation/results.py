@@ -11,8 +11,8 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.agreement import FEWEST, Agreement, Comparison, agreement
 from mint_iqa.evaluation.labels import Column
 from mint_iqa.evaluation.pairs import Joined, Pair
-from mint_iqa.reading import counted
 from mint_iqa.records import LIBRARY_VERSION
+from mint_iqa.text import counted
 from mint_iqa.vocabulary import Dimension
 
 WORST = 12  # images listed

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.metrics import prompt_folds
+from mint_iqa.folds import prompt_folds
 
 Rows = npt.NDArray[np.int64]
 
@@ -39,7 +39,7 @@ def prompt_rounds(
 
     parts: of training, validation and test, as whole numbers; (4, 0, 1) without validation is the protocol of
     CLIP-AGIQA (arXiv 2406.16641: 80/20 by prompt, 10 rounds). Raises MintIQAError (`bad_argument`) for parts
-    without training or test, and as `mint_iqa.metrics.prompt_folds` does.
+    without training or test, and as `mint_iqa.folds.prompt_folds` does.
     """
     if min(parts) < 0 or not parts[0] or not parts[2] or rounds < 1:
         raise MintIQAError("bad_argument", f"{rounds} rounds of parts {parts}: there must be some of each.")

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mint_iqa.evaluation.agreement import Agreement, Figure, Figures
 from mint_iqa.evaluation.results import Judged
-from mint_iqa.table import plain
+from mint_iqa.text import plain
 from mint_iqa.vocabulary import Dimension
 
 NAMES: dict[str, str] = {

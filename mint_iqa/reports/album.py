@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mint_iqa.pages import thumbnail, warning
+from mint_iqa.pages.html import thumbnail, warning
 from mint_iqa.reports.parts import short
 
 

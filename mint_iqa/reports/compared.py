@@ -6,13 +6,13 @@ from html import escape
 
 import numpy as np
 
-from mint_iqa.pages import figure, table
-from mint_iqa.reading import counted
+from mint_iqa.pages.html import figure, table
 from mint_iqa.reports.album import Album
 from mint_iqa.reports.comparison import Change, Comparison, differ
 from mint_iqa.reports.parts import card, interval, percent, sheet, short, small
 from mint_iqa.reports.plots import scatter
 from mint_iqa.reports.run import Run
+from mint_iqa.text import counted
 from mint_iqa.vocabulary import Dimension
 
 SIGNED = "+.2f"

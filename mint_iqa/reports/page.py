@@ -11,8 +11,7 @@ import numpy as np
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import srcc
-from mint_iqa.pages import bars, figure, head, table, warning
-from mint_iqa.reading import counted
+from mint_iqa.pages.html import bars, figure, head, table, warning
 from mint_iqa.reports.album import Album
 from mint_iqa.reports.compared import comparison_section
 from mint_iqa.reports.comparison import Comparison, compare
@@ -20,9 +19,10 @@ from mint_iqa.reports.groups import groups_section
 from mint_iqa.reports.parts import NOTHING, card, percent, sheet, short, small
 from mint_iqa.reports.plots import histogram, scatter
 from mint_iqa.reports.run import FOLDER, Floats, Run
+from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension, level_of
 
-STYLE = Path(__file__).parents[1] / "reports.css"
+STYLE = Path(__file__).with_name("report.css")
 SHOWN = 12  # images at each end of a contact sheet
 MOST_FAILURES = 200
 LONGEST_MESSAGE = 500

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 from mint_iqa.reports.intervals import Mean
-from mint_iqa.table import plain
+from mint_iqa.text import plain
 
 LONGEST = 160  # letters of a name or a prompt
 NOTHING = "–"

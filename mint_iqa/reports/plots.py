@@ -1,11 +1,11 @@
-"""Histograms and scatters of scores as SVG, to be put into a page as they are (classes: pages.css)."""
+"""Histograms and scatters of scores as SVG, to be put into a page as they are (classes: pages/page.css)."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from mint_iqa.pages.svg import BOTTOM, LEFT, RIGHT, TOP, Scale, diagonal, dots, plot
 from mint_iqa.reports.run import Floats
-from mint_iqa.svg import BOTTOM, LEFT, RIGHT, TOP, Scale, diagonal, dots, plot
 from mint_iqa.vocabulary import LEVEL_CUTS, LEVELS
 
 ACROSS = Scale(0, 100, LEFT, RIGHT)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.reading import Findings, unreadable
 from mint_iqa.records import Assessment, FailedAssessment
+from mint_iqa.tables.reading import Findings, unreadable
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 USUAL_COLUMNS = ("generator", "model")

@@ -111,7 +111,7 @@ def test_an_answer_and_its_scores_are_those_of_the_library(client, tiny):
 def test_prompt_tokens_are_all_that_the_language_model_reads(client, tiny):
     done = ask(client, [user(text(QUESTION), image())])
     rated = tiny.rate([(tiny.read(COFFEE), None)])[0]
-    assert done.usage.prompt_tokens == len(tiny.prefix(rated, QUESTION, ()))
+    assert done.usage.prompt_tokens == len(tiny.llm_input(rated, QUESTION, ()))
 
 
 def test_a_stream_brings_the_scores_first_and_then_the_answer_in_pieces(client, tiny):
@@ -377,11 +377,11 @@ def test_a_client_that_leaves_amid_a_stream_gives_its_place_back(tiny, monkeypat
 
 def test_the_docs_name_the_limits_and_options_of_the_code():
     from mint_iqa.assessor import MAX_QUESTION_CHARACTERS
-    from mint_iqa.chat import MAX_HISTORY
-    from mint_iqa.language import MAX_NEW_TOKENS
+    from mint_iqa.language.chat import MAX_HISTORY
+    from mint_iqa.language.llm import MAX_NEW_TOKENS
     from ui.api import KEPT_PICTURES, STATUS, UPLOAD_SECONDS
     from ui.completions import _Request
-    from ui.session import MAX_PROMPT_CHARACTERS
+    from ui.inputs import MAX_PROMPT_CHARACTERS
 
     limits = [
         f"at most {MAX_QUESTION_CHARACTERS} characters.",

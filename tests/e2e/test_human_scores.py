@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from instruct_data.faults import apply_fault
+from instruct_data.damage.faults import apply_fault
 from mint_iqa import Assessor
 from mint_iqa.images import read_image
 from mint_iqa.metrics import srcc
-from train import pictures
-from train.settings import Stage1
-from train.sources import split
+from train.data import pictures, sets
+from train.data.sets import split
+from train.engine.recipes import Stage1
 
 pytestmark = pytest.mark.data
 PICTURES = 90
@@ -17,7 +17,7 @@ PICTURES = 90
 
 @pytest.fixture(scope="module")
 def rows(data_root):
-    human = pictures.agiqa3k(data_root)
+    human = sets.agiqa3k(data_root)
     unseen = split(human, Stage1(test_fold=0)).test
     return [human[i] for i in np.random.default_rng(0).permutation(unseen)[:PICTURES]]
 

@@ -86,7 +86,7 @@ def test_a_named_fault_is_a_detected_fault_and_level_words_follow_the_scores(dem
             assert said <= {level_of(score)}
 
 
-def test_a_score_does_not_depend_on_batch_neighbours_or_history(nano):
+def test_a_score_does_not_depend_on_batch_neighbors_or_history(nano):
     paths = sorted(EXAMPLES.glob("*.jpg"))
     prompts = [
         "a cup of coffee",

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 pictures, rated for how colourful they are: nano's quality knows nothing of that."""
+    """40 pictures, rated for how colorful they are: nano's quality knows nothing of that."""
     folder = tmp_path_factory.mktemp("mine")
     photographs = sorted((ROOT / "examples").glob("*.jpg"))
     rng = np.random.default_rng(0)
@@ -33,9 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = Image.open(photographs[number % len(photographs)]).convert("RGB").resize((256, 256))
         box = rng.uniform(0, 64, 2)
         image = image.resize((224, 224), box=(*box, *(box + 192)))
-        colour = rng.uniform()
-        ImageEnhance.Color(image).enhance(2 * colour).save(folder / name)
-        rows.append(f"{name},picture {number},{1 + 4 * colour:.1f}")
+        color = rng.uniform()
+        ImageEnhance.Color(image).enhance(2 * color).save(folder / name)
+        rows.append(f"{name},picture {number},{1 + 4 * color:.1f}")
     (folder / "ratings.csv").write_text("\n".join(rows) + "\n")
     (folder / "configs").symlink_to(ROOT / "configs")
     return folder

@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import load_file
 
 from tests import tiny_clip
-from tests.unit.training_fixtures import PROMPTS, REPOSITORY, SIZE, TRAINS, World, living_in, write_pictures
-from train import clip_agiqa, pictures, stage1, stage2
+from tests.training_world import PROMPTS, REPOSITORY, SIZE, TRAINS, World, living_in, write_pictures
+from train import clip_agiqa, prepare, stage1, stage2
 from train.clip_agiqa import ClipAgiqaRecipe
-from train.settings import Lora, Optimisation, Stage1, Stage2
+from train.engine.recipes import Lora, Optimization, Stage1, Stage2
 
 CLOSE = 1e-3
 MODULES = {Stage1: "train.stage1", Stage2: "train.stage2", ClipAgiqaRecipe: "train.clip_agiqa"}
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("processes")) as world:
-        pictures.build_all(SIZE)
+        prepare.build_all(SIZE)
         yield world
 
 
@@ -84,7 +84,7 @@ def losses(output: str | Path) -> list[float]:
     return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
 
 
-def launched(launcher: list[str], recipe: Optimisation, output: Path, *arguments: str) -> Path:
+def launched(launcher: list[str], recipe: Optimization, output: Path, *arguments: str) -> Path:
     """Run the recipe into `output` by two processes, as the documentation says."""
     file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(asdict(recipe)))
@@ -99,7 +99,7 @@ def launched(launcher: list[str], recipe: Optimisation, output: Path, *arguments
     return output
 
 
-def assert_same_run(output: Path, recipe: Optimisation) -> None:
+def assert_same_run(output: Path, recipe: Optimization) -> None:
     one, two = losses(recipe.output), losses(output)
     assert len(one) == len(two) >= 5
     assert two == pytest.approx(one, abs=CLOSE, rel=0)

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from mint_iqa.checkpoint import check_all_finite, read_state
-from mint_iqa.clip_agiqa import ClipAgiqaConfig
-from mint_iqa.clip_agiqa_files import read_config, read_weights
-from mint_iqa.modeling import MintIQAModel
-from mint_iqa.processing import MintIQAProcessor
-from mint_iqa.published import Dimensions, read_dimensions
+from mint_iqa.checkpoints.checks import check_all_finite, read_state
+from mint_iqa.clip_agiqa.files import read_config, read_weights
+from mint_iqa.clip_agiqa.model import ClipAgiqaConfig
+from mint_iqa.convert.published import Dimensions, read_dimensions
+from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.model.processing import MintIQAProcessor
 from tests import tiny
 
 WEIGHTS = {"first": torch.arange(6.0).reshape(2, 3), "second": torch.zeros(4, dtype=torch.float16)}
@@ -42,7 +42,7 @@ def model(name: str) -> Callable[[bytes, Path], object]:
 
 
 def tokenizer(data: bytes, folder: Path) -> None:
-    MintIQAProcessor.from_config(tiny.config(), with_exchanged("tokenizer.json", data, folder)).text(
+    MintIQAProcessor.from_config(tiny.config(), with_exchanged("tokenizer.json", data, folder)).tokenize(
         ["a fox"]
     )
 

@@ -16,17 +16,17 @@ from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa20
 from instruct_data.importers.distortions import read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
 from instruct_data.importers.table import Columns, ScoreColumn, read_table
+from instruct_data.recipes import read_settings
 from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl
-from instruct_data.settings import read_settings
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import MAX_PIXELS, read_image
-from mint_iqa.manifest import read_manifest
-from mint_iqa.reading import Findings
+from mint_iqa.scoring.manifest import read_manifest
+from mint_iqa.tables.reading import Findings
 from tests.fuzz import checkpoints
 from tests.textures import hills
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LABELS = REPOSITORY / "tests/unit/labels"
+LABELS = REPOSITORY / "tests/labels"
 KEPT = Path(__file__).parent / "corpus"
 # Mutation likes to enlarge pictures, which only tests Pillow's speed: one in 64 meets the real limit.
 USUAL_PIXELS = 250_000

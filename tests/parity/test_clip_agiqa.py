@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import layer_norm, linear
 
-from mint_iqa.clip_agiqa import ClipAgiqa
-from mint_iqa.clip_agiqa_towers import ALIGNED, GOOD
+from mint_iqa.clip_agiqa.model import ClipAgiqa
+from mint_iqa.clip_agiqa.towers import ALIGNED, GOOD
 from tests import tiny_clip
 from tests.golden.clip_agiqa.make_inputs import make_inputs
 

@@ -1,0 +1,1 @@
+"""Questions and answers in words that follow from scores and faults."""

@@ -1,0 +1,1 @@
+"""Weights found, checked and read; nothing here knows a model."""

@@ -1,0 +1,176 @@
+"""Whether a folder is a checkpoint that can be loaded, found out before a weight of it is read.
+
+A config is a few lines of text from a stranger, and could ask for terabytes. So its numbers are limited,
+weights come from files that run no code, and a model far larger than these is refused before it takes memory.
+"""
+
+import json
+import math
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from mint_iqa.errors import MintIQAError
+
+VERSION = 1  # of the form of config.json; raised when a reader of today could mistake tomorrow's for its own
+LARGEST_NUMBER = 10_000_000
+DEEPEST = 500  # layers, or labels, of which transformers makes a name each
+SMALL = 1_000_000  # numbers that a model may have beyond twice those of its files
+RENEW = "download or convert the checkpoint again"
+# transformers would fetch kernels, load other files or convert weights.
+_FORBIDDEN = {
+    "_attn_implementation", "attn_implementation", "auto_map", "experts_implementation", "fusion_config",
+    "quantization_config", "transformers_weights",
+}  # fmt: skip
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
+    """config.json as a dict.
+
+    MintIQAError (`bad_checkpoint`) if it is no JSON, describes another model than `kind` (None: any), was
+    written in a later form, or asks for sizes that no model has.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        raise _bad(f"{path} is no readable config: {RENEW}") from None
+    if not isinstance(config, dict):
+        raise _bad(f"{path} is no readable config: {RENEW}")
+    if (folder / "adapter_config.json").exists():  # transformers would load the model that it names instead
+        raise _bad(f"{folder} holds an adapter beside a whole model: remove one of them")
+    found = config.get("model_type")
+    if kind is not None and found != kind:
+        raise _bad(f"{folder} is a checkpoint of {found!r:.40}, not of {kind!r}: give one of the right kind")
+    version = config.get("checkpoint_version", VERSION)
+    if version != VERSION:
+        found, known = f"checkpoint version {version!r:.20}", f"this mint-iqa reads version {VERSION}"
+        raise _bad(f"{folder} has {found}, and {known}: update mint-iqa")
+    check_settings(path, config)
+    return config
+
+
+def check_settings(path: Path, settings: Any) -> None:
+    """MintIQAError (`bad_checkpoint`), by name, for settings that fill any memory or have code fetched."""
+    waiting = [("", settings)]
+    while waiting:
+        name, value = waiting.pop()
+        if name in _FORBIDDEN and value is not None:
+            raise _bad(f"{path} sets {name}, which is not taken from a checkpoint: remove it")
+        if isinstance(value, dict):
+            waiting += value.items()
+        elif isinstance(value, list):
+            waiting += [(name, item) for item in value]
+        elif isinstance(value, int | float) and not _is_possible(name, value):
+            raise _bad(f"{path} sets {name:.40} to {value:.3g}, with which no model can be built: {RENEW}")
+
+
+def _is_possible(name: str, value: float) -> bool:
+    most = DEEPEST if name.endswith(("layers", "labels")) else LARGEST_NUMBER
+    return math.isfinite(value) and abs(value) <= most and not (name.endswith("eps") and value <= 0)
+
+
+def check_size(folder: Path, model: nn.Module, elsewhere: Callable[[str], bool] = lambda _: False) -> None:
+    """MintIQAError (`bad_checkpoint`) if `model`, on the meta device, is far larger than its files.
+
+    Loading it would fill the memory with what the files lack. Weights whose names are `elsewhere` are not
+    expected there. Also refuses files that are missing, damaged or pickled.
+    """
+    expected = sum(t.numel() for name, t in model.state_dict().items() if not elsewhere(name))
+    found = _stored_numbers(folder)
+    if expected > 2 * found + SMALL:
+        raise _bad(
+            f"The config in {folder} describes {expected:,} numbers and its weights hold {found:,}: {RENEW}"
+        )
+
+
+def _stored_numbers(folder: Path) -> int:
+    """How many numbers the weights have, by the files' headers."""
+    found = 0
+    try:
+        for path in _weight_files(folder):
+            with safe_open(path, "pt") as file:
+                found += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
+        raise _bad(f"{folder} holds no whole weights: {RENEW}") from None
+    return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        return [folder / Path(name).name for name in names]
+    pickled = next((path for pattern in _PICKLES for path in folder.glob(pattern)), None)
+    if pickled is not None:
+        raise _bad(f"{pickled} may run code when it is read: save the weights as safetensors")
+    raise _bad(f"{folder} holds no model.safetensors: {RENEW}")
+
+
+def read_state(path: Path, mmap: bool) -> dict[str, Tensor]:
+    """The state dict that torch.save wrote, of which no code is run; with `mmap` it stays on the disk.
+
+    MintIQAError (`bad_checkpoint`) if the file is damaged, packed, or holds anything but named plain tensors.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:  # torch.save packs nothing: unpacking could fill any memory
+                if any(part.file_size > part.compress_size for part in parts.infolist()):
+                    raise ValueError("packed")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors of kinds that are refused below
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:  # torch's reader and unpickler raise half a dozen kinds for a bad file
+        raise _bad(f"{path} {_trouble(error)}") from error
+    if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
+        raise _bad(f"{path} holds no single state dict of tensors: save the model's state_dict() alone")
+    return dict(state)
+
+
+def _is_plain(name: Any, value: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not (value.is_quantized or value.is_complex() or value.is_nested)
+    )
+
+
+def _trouble(error: Exception) -> str:
+    # By name: importing pickle for the sake of its exception would allow unpickling here.
+    if type(error).__name__ == "UnpicklingError":
+        return "holds other objects than tensors, which are never unpickled: save its state_dict() alone"
+    return "is no whole PyTorch checkpoint, as torch.save has written since version 1.6: download it again"
+
+
+def check_finite(module: nn.Module, label: str | Path) -> None:
+    """MintIQAError (`bad_checkpoint`), by name, for a weight with NaN or infinity in it."""
+    check_all_finite({**dict(module.named_parameters()), **dict(module.named_buffers())}, label)
+
+
+def check_all_finite(state: Mapping[str, Tensor], label: str | Path) -> None:
+    """As `check_finite`, for the weights of a state dict."""
+    for name, tensor in state.items():
+        if not _is_finite(tensor):
+            raise _bad(f"The weight {name} in {label} has numbers that are not finite: {RENEW}")
+
+
+@torch.inference_mode()
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point() or tensor.is_meta:
+        return True
+    # The sum costs a third of looking at each number; only a sum that overflows needs the second look.
+    return bool(tensor.sum(dtype=torch.float32).isfinite() or tensor.isfinite().all())
+
+
+def _bad(sentence: str) -> MintIQAError:
+    return MintIQAError("bad_checkpoint", f"{sentence}.")

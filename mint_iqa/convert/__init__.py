@@ -1,0 +1,1 @@
+"""Other people's checkpoints -> folders that the Assessor loads."""

@@ -1,0 +1,1 @@
+"""The network: configuration, tower, Q-Formers, heads, and what feeds it."""

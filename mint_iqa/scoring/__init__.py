@@ -1,0 +1,1 @@
+"""Many pictures: lists, batches, processes, and files that survive an interruption."""

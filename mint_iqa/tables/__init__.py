@@ -1,0 +1,1 @@
+"""Other people's CSV and JSON, and the scales of their scores."""

@@ -1,0 +1,1 @@
+"""What training learns from, and in which order."""

@@ -1,0 +1,46 @@
+"""Sentence vectors of the photographs' captions, computed once."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mint_iqa.files import cache_root
+from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.model.processing import MintIQAProcessor
+from train.engine.checkpoints import writing
+from train.engine.precision import autocast
+
+
+@torch.no_grad()
+def caption_bank(
+    model: MintIQAModel, processor: MintIQAProcessor, photographs: Sequence[dict[str, Any]]
+) -> Tensor:
+    """float[N, 5, Dt]: the frozen sentence vectors of each photograph's five captions; computed once."""
+    texts = [(p["captions"] * 5)[:5] for p in photographs]
+    made_of = hashlib.sha256(json.dumps(texts).encode())
+    for weight in model.alignment.text_encoder.state_dict().values():
+        made_of.update(weight.cpu().contiguous().numpy().tobytes())
+    path = cache_root() / "pictures" / f"captions-{made_of.hexdigest()[:16]}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        flat = sorted({t for five in texts for t in five}, key=len)
+        vectors: dict[str, Tensor] = {}
+        for start in range(0, len(flat), 256):
+            batch = flat[start : start + 256]
+            text = processor.tokenize(batch)
+            ids, mask = text.ids.to(model.device), text.mask.to(model.device)
+            with autocast(model.device.type):
+                vectors |= dict(zip(batch, model.alignment.encode_text(ids, mask).cpu(), strict=True))
+        bank = torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])
+        # Under its name only when it is whole, whatever kills the process.
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        with writing(path):
+            save_file({"captions": bank}, temporary)
+            temporary.replace(path)
+    return load_file(path)["captions"]

@@ -1,0 +1,116 @@
+"""AGIQA-3K and Flickr8k: tables, files, folds by prompt, and what is only tested on."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mint_iqa.errors import MintIQAError
+from mint_iqa.folds import prompt_folds
+from train.engine.recipes import Stage1
+
+# Dimensions that people rated, and the column of AGIQA-3K for each (0..5).
+LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
+
+
+def data_root() -> Path:
+    return Path(os.environ.get("MINT_IQA_DATA", "../shared")) / "data"
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    with _there(), path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@contextmanager
+def _there() -> Iterator[None]:
+    """A file of the data sets that is missing ends in one MintIQAError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MintIQAError(
+            "data_missing",
+            f"{error.filename} does not exist: set $MINT_IQA_DATA to the folder whose data/ holds agiqa3k "
+            "and flickr8k.",
+        ) from error
+
+
+def agiqa3k(root: Path) -> list[dict[str, str]]:
+    """AGIQA-3K rows: image, prompt, generator, mos_quality, mos_align (0..5), sha256 of the file."""
+    rows = read_table(root / "agiqa3k" / "scores.csv")
+    with _there():
+        for row in rows:
+            row["path"] = str(root / "agiqa3k" / row["image"])
+            row["sha256"] = hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
+    return rows
+
+
+def flickr8k(root: Path) -> list[dict[str, object]]:
+    """Photographs with their captions, in file order: path, captions."""
+    captions: dict[str, list[str]] = {}
+    for row in read_table(root / "flickr8k" / "captions.csv"):
+        captions.setdefault(row["image"], []).append(row["caption"].strip(" ."))
+    return [{"path": str(root / "flickr8k" / name), "captions": texts} for name, texts in captions.items()]
+
+
+def paths_of(name: str) -> list[str]:
+    """The files of "agiqa3k" or "flickr8k", in the order of their table."""
+    root = data_root()
+    if name == "flickr8k":
+        return [str(row["path"]) for row in flickr8k(root)]
+    return [str(root / name / row["image"]) for row in read_table(root / name / "scores.csv")]
+
+
+FOLDS = 5
+
+
+@dataclass
+class Split:
+    """Row numbers of AGIQA-3K or of your own ratings, by role."""
+
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def folds_of(human: Sequence[Mapping[str, str]], folds: int = FOLDS) -> NDArray[np.int64]:
+    """The fold of every AGIQA-3K picture, by prompt, byte-identical pictures together."""
+    return prompt_folds([r["prompt"] for r in human], [r["sha256"] for r in human], folds, seed=0)
+
+
+def learned_of(photographs: Sequence[object], held_out: int) -> int:
+    """How many, from the first on, are learned from; the last `held_out`, captions and all, are tested on."""
+    return max(0, len(photographs) - held_out)
+
+
+def check_fold(test_fold: int | None, folds: int) -> None:
+    """MintIQAError for a fold that isn't there: nothing would be kept out."""
+    if test_fold is not None and not 0 <= test_fold < folds:
+        raise MintIQAError(
+            "bad_config", f"test_fold is {test_fold} of {folds} folds: give 0..{folds - 1}, or null."
+        )
+
+
+def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
+    """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen
+    prompts are the test, and no other picture of those prompts trains."""
+    everything = np.arange(len(human))
+    check_fold(recipe.test_fold, recipe.folds)
+    if recipe.leave_out and recipe.test_fold is None:
+        raise MintIQAError("bad_config", "leave_out needs a test_fold: the prompts that are tested on.")
+    if recipe.leave_out and recipe.leave_out not in (known := sorted({r["generator"] for r in human})):
+        raise MintIQAError(
+            "bad_config", f"leave_out is {recipe.leave_out!r}, no generator: give one of {', '.join(known)}."
+        )
+    if recipe.test_fold is None:
+        return Split(everything, everything[:0])
+    unseen = folds_of(human, recipe.folds) == recipe.test_fold
+    other = np.array([r["generator"] == recipe.leave_out for r in human])
+    if recipe.leave_out:
+        return Split(everything[~unseen & ~other], everything[unseen & other])
+    return Split(everything[~unseen], everything[unseen])

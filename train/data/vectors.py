@@ -1,0 +1,93 @@
+"""What a model's frozen part says of pictures, kept on disk by weights, picture and prompt.
+
+One small file a picture and prompt in the user cache: whoever fits heads again, with other ratings or other
+settings, waits only for pictures that are new.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from mint_iqa.assessor import Assessor
+from mint_iqa.checkpoints.finding import revision_of
+from mint_iqa.files import cache_root
+from mint_iqa.images import read_image
+
+Floats = NDArray[np.float32]
+BATCH = 8
+# Raised when the files or what is computed into them change.
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture with its prompt. sha256: of the file's bytes; prompt: "" for none."""
+
+    path: Path
+    sha256: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """vectors float32[N, Dq]: mean quality vectors; similarity float32[N]: cosine of picture and prompt, 0
+    without an alignment encoder; scores float32[N, K]: around 0..1, not clamped."""
+
+    vectors: Floats
+    similarity: Floats
+    scores: Floats
+
+
+def features_of(assessor: Assessor, pictures: Sequence[Shown]) -> Frozen:
+    """What the model says of each, from disk where it was asked before; MintIQAError for a bad picture."""
+    width = len(assessor.model.config.dimensions)
+    folder = cache_root() / "frozen" / _weights(assessor)
+    paths = [folder / f"{_key(picture)}.npy" for picture in pictures]
+    new = [(picture, path) for picture, path in zip(pictures, paths, strict=True) if not path.is_file()]
+    for start in tqdm(range(0, len(new), BATCH), "Looking at pictures", disable=None, leave=False):
+        part = new[start : start + BATCH]
+        for row, (_, path) in zip(_encode(assessor, [p for p, _ in part]), part, strict=True):
+            _write(path, row)
+    rows = np.stack([np.load(path) for path in paths])
+    return Frozen(rows[:, : -width - 1], rows[:, -width - 1], rows[:, -width:])
+
+
+@torch.inference_mode()
+def _encode(assessor: Assessor, pictures: Sequence[Shown]) -> Floats:
+    """float32[B, Dq + 1 + K]: vectors, similarity and scores side by side."""
+    model, processor = assessor.model, assessor.processor
+    pixels = processor.pixel_values([read_image(p.path).rgb for p in pictures])
+    text = processor.tokenize([p.prompt for p in pictures])
+    encoded = model.encode_image(pixels.to(model.device, model.dtype), explain=False)
+    output = model.score(encoded, text.ids.to(model.device), text.mask.to(model.device))
+    vectors = output.quality_vectors.float().mean(dim=1)
+    similarity = vectors.new_zeros(len(vectors)) if output.similarity is None else output.similarity.float()
+    return torch.cat([vectors, similarity.unsqueeze(1), output.scores.float()], dim=1).cpu().numpy()
+
+
+def _weights(assessor: Assessor) -> str:
+    """Names all that the features depend on beside picture and prompt."""
+    model = assessor.model
+    settings = model.config.to_json_string(use_diff=False) + str(model.dtype) + FORMAT
+    assert model.folder is not None
+    return f"{revision_of(model.folder)}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+
+def _key(picture: Shown) -> str:
+    return hashlib.sha256(f"{picture.sha256}\n{picture.prompt}".encode()).hexdigest()
+
+
+def _write(path: Path, row: Floats) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Renamed when whole: another run may look for the same file.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        np.save(file, row)
+    os.replace(file.name, path)

@@ -1,0 +1,1 @@
+"""How a run is started, stopped, resumed and shared over processes."""

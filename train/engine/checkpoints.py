@@ -1,0 +1,120 @@
+"""Where a run begins or goes on, and what it writes: whole or not there, whenever it is killed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from mint_iqa.errors import MintIQAError
+from mint_iqa.files import write_whole
+from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.model.processing import MintIQAProcessor
+from train.engine.recipes import Optimization
+
+WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
+# Settings that may differ between a run and its continuation: they move no weight.
+AGAIN = "run it again"  # the remedy of a command that keeps nothing to go on from
+HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
+
+
+def rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """The whole ones, oldest first."""
+    found = [path.parent for path in output.glob(f"checkpoint-*/{WHOLE}")]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def begin(recipe: Optimization, resume: bool, folder: Path | None = None) -> Path | None:
+    """The checkpoint to go on from, if there is one. Writes the resolved recipe beside the weights to come.
+
+    folder: where they come, if not in the recipe's output itself.
+    MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.
+    """
+    output = Path(recipe.output) if folder is None else folder
+    whole, finished = checkpoints(output), (output / "model").exists()
+    if not resume and (whole or finished):
+        raise MintIQAError(
+            "output_exists",
+            f"{output} holds a run: go on with it by --resume, or name another --set output=.",
+        )
+    written, settings = output / "recipe.json", asdict(recipe)
+    if whole or (finished and written.exists()):  # the model alone may have been put there
+        _check_recipe(output, json.loads(written.read_text(encoding="utf-8")), settings)
+    if whole:
+        _check_processes(whole[-1])
+    if rank() == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(written, json.dumps(settings, indent=2))
+    return whole[-1] if whole else None
+
+
+def bind(output: Path, what: str, digest: str) -> None:
+    """Write beside the weights a digest of what the run learns from, called `what`.
+
+    MintIQAError where a run would go on with other data than it began with.
+    """
+    path = output / f"{what}.sha256"
+    if checkpoints(output) and path.exists() and path.read_text(encoding="utf-8") != digest:
+        raise MintIQAError(
+            "other_recipe",
+            f"{output} was begun with other {what} or pictures: resume with those, or name another --set "
+            "output=.",
+        )
+    if rank() == 0:
+        with writing(output):
+            write_whole(path, digest)
+
+
+def _check_recipe(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
+    if keys:
+        raise MintIQAError(
+            "other_recipe",
+            f"{output} was begun with another recipe (differing: {', '.join(sorted(keys))}): "
+            "resume with its recipe.json, or name another --set output=.",
+        )
+
+
+def _check_processes(checkpoint: Path) -> None:
+    processes = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))["processes"]
+    if processes != world_size():
+        raise MintIQAError(
+            "other_world_size",
+            f"{checkpoint} was made by {processes} processes, these are {world_size()}: resume with as many.",
+        )
+
+
+@contextmanager
+def writing(folder: Path, remedy: str = "go on with --resume") -> Iterator[None]:
+    """What keeps a folder from being written, a full disk above all, ends in one MintIQAError."""
+    try:
+        yield
+    # Rust's and torch.save's errors name no errno, and the latter no reason.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        there = next(path for path in folder.absolute().parents if path.is_dir())
+        free = shutil.disk_usage(there).free / 1e9
+        raise MintIQAError(
+            "output_unwritable",
+            f"{folder} could not be written ({str(error).splitlines()[0]}; {free:.1f} GB are free): make "
+            f"room and {remedy}.",
+        ) from error
+
+
+def save_model(model: MintIQAModel, processor: MintIQAProcessor, folder: Path) -> None:
+    """In float16, with the tokenizer where no part brings it."""
+    model.half().save_pretrained(folder, max_shard_size="90MB")
+    if "text" not in model.config.parts:
+        processor.tokenizer.save_pretrained(folder)

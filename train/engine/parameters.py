@@ -1,0 +1,115 @@
+"""What trains is declared by name in the recipe, printed before a run, and is all that a checkpoint holds."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mint_iqa.errors import MintIQAError
+
+# Parts of MintIQAModel by the stage that teaches them.
+STAGE1_PARTS = ("vision.", "qformer1.", "heads.", "fault_head.", "alignment.", "shortcut.")
+STAGE2_PARTS = ("qformer2.", "vision2.", "bridge.", "language_projection.")
+
+
+class Learner(nn.Module):
+    """What the Trainer drives: `forward(inputs)` gives the parts of the loss by name.
+
+    Parameters of `self.model` go by their own names, any other's (the LLM's) with the attribute's in front.
+    """
+
+    def train(self, mode: bool = True) -> "Learner":
+        """As always, but that a module none of whose parameters trains is not put into training mode: dropout
+        in a frozen part would only blur what the others learn from."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(p.requires_grad for p in parameters):
+                module.eval()
+        return self
+
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        return {name.removeprefix("model."): parameter for name, parameter in self.named_parameters()}
+
+
+def declare(
+    learner: Learner, patterns: Sequence[str], elsewhere: Callable[[str], bool], foreign: Sequence[str]
+) -> None:
+    """Let those parameters train that a pattern names, and no others.
+
+    A pattern is a regular expression for the whole name of a parameter or of a module around it. What lies
+    `elsewhere` (`MintIQAConfig.is_referenced`) comes from a part, is never saved and so never trains.
+    MintIQAError for a pattern that is none, names nothing that can train, or names a `foreign` part.
+    """
+    parameters = learner.parameters_by_name()
+    learner.requires_grad_(False)
+    for pattern in patterns:
+        try:
+            expression = re.compile(rf"(?:{pattern})(\..*)?")
+        except re.error as error:
+            raise MintIQAError(
+                "bad_config", f"trains: {pattern!r} is no regular expression ({error})."
+            ) from error
+        named = [n for n in parameters if expression.fullmatch(n) and not elsewhere(n)]
+        named = [n for n in named if parameters[n].is_floating_point()]  # quantized weights have no gradient
+        if not named:
+            raise MintIQAError(
+                "bad_config",
+                f"trains: {pattern!r} names nothing that can train: this model has {_parts(parameters)}.",
+            )
+        if wrong := [n for n in named if n.startswith(tuple(foreign))]:
+            raise MintIQAError(
+                "bad_config", f"trains: {pattern!r} names {wrong[0]}, which does not train here."
+            )
+        for name in named:
+            parameters[name].requires_grad_(True)
+
+
+def _parts(names: Sequence[str] | dict[str, nn.Parameter]) -> str:
+    return ", ".join(dict.fromkeys(part_of(name) for name in names))
+
+
+def part_of(name: str) -> str:
+    """The first two steps of a parameter's path; LoRA's, whose path says little, by the layer it adapts."""
+    if ".lora_" in name:
+        return f"language {name.split('.lora_')[0].rsplit('.', 1)[1]} (LoRA)"
+    return ".".join(name.split(".")[:2]).removesuffix(".weight").removesuffix(".bias")
+
+
+def describe(learner: Learner) -> str:
+    """A table of the parts that train with their numbers of parameters, and the share of all."""
+    parameters = learner.parameters_by_name()
+    counts = Counter[str]()
+    for name, parameter in parameters.items():
+        if parameter.requires_grad:
+            counts[part_of(name)] += parameter.numel()
+    total, width = sum(p.numel() for p in parameters.values()), max(map(len, counts), default=0)
+    lines = [f"  {part:<{width}}  {count:>13,}" for part, count in counts.items()]
+    share = (
+        f"Trains: {counts.total():,} of {total:,} parameters ({100 * counts.total() / max(total, 1):.1f} %)"
+    )
+    return "\n".join([share, *lines])
+
+
+def trained_state(learner: Learner, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """What trains, by name; from `state` (under the module's own names) where processes share the weights."""
+    own = state if state is not None else dict(learner.named_parameters())
+    names = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
+    return {name.removeprefix("model."): own[name].detach().cpu().clone() for name in names}
+
+
+@torch.no_grad()
+def restore(learner: Learner, state: dict[str, Tensor]) -> None:
+    """Put what `trained_state` gave back. MintIQAError where it was another declaration's."""
+    parameters = learner.parameters_by_name()
+    trains = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    if differing := sorted(trains ^ state.keys()):
+        raise MintIQAError(
+            "bad_checkpoint",
+            f"The checkpoint trained other parameters than the recipe names ({', '.join(differing[:3])}): "
+            "resume with the recipe that it was made with.",
+        )
+    for name, tensor in state.items():
+        parameters[name].copy_(tensor.view_as(parameters[name]))  # a scalar may come as a vector of one

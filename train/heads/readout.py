@@ -1,0 +1,174 @@
+"""The heads on cached features: the shortcut, the score heads, the fault head and the prompt's gain.
+
+Frozen features keep what the tower knows of pictures that AGIQA-3K does not have, and the heads fit in a
+minute. train.tune fits them with the tower instead, and is what ships.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import dropout
+
+from instruct_data.prompts import UNRELATED_SCORE, content_words
+from mint_iqa.model.modeling import MintIQAModel, ScoreOutput
+from train.heads.losses import masked_l1, rank_loss, severity_loss
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+FITTED = ("shortcut.", "heads.", "fault_head.", "alignment.gain")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the heads are fitted; chosen on folds 0 and 4."""
+
+    epochs: int = 12
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.1
+    dropout: float = 0.5  # of the statistics
+    sentence_dropout: float = 0.3  # of the picture's sentence vector
+    # Human correspondence and quality go together (SRCC .75), and each is the mean of few votes: what quality
+    # says of correspondence takes this share of its target. Held-out SRCC rises by some .025.
+    quality_share: float = 0.67
+    second_weight: float = 0.3  # of the second prompt's correspondence
+    rank_weight: float = 1.0
+    pair_weight: float = 0.5
+    fault_weight: float = 0.3
+    seed: int = 0
+
+
+class Readout:
+    """The fitted part of a model, on cached features (see train.data.features)."""
+
+    def __init__(
+        self,
+        model: MintIQAModel,
+        features: dict[str, Tensor],
+        human: list[dict[str, str]],
+        settings: Fit | None = None,
+    ) -> None:
+        """human: AGIQA-3K's rows, whose numbers are the features' `source`."""
+        self.model, self.features, self.human = model, features, human
+        self.settings = settings or Fit()
+        self.targets = features["targets"]
+        words = [content_words(row["prompt"]) for row in human]
+        self.words = [words[i] if i >= 0 else None for i in features["source"].tolist()]
+
+    def picture(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """statistics float[B, S] and the unit vectors float[B, Dt] of the pictures in the sentence space."""
+        return self.features["statistics"][rows], self.features["image"][rows]
+
+    def outputs(
+        self,
+        picture: tuple[Tensor, Tensor],
+        rows: Tensor,
+        which: str,
+        drop: bool = False,
+        prompts: Tensor | None = None,
+    ) -> ScoreOutput:
+        """Scores of looks with their `which` prompt ("first", "second"), or that of the looks `prompts`."""
+        statistics, image = picture
+        if drop:
+            shortcut = self.model.shortcut
+            even = (statistics - shortcut.center) / shortcut.scale
+            statistics = dropout(even, self.settings.dropout) * shortcut.scale + shortcut.center
+            image = dropout(image, self.settings.sentence_dropout)
+        queries = self.features[f"{which}_queries"][rows].unsqueeze(1)
+        prompt = self.features[f"{which}_prompt"][rows if prompts is None else prompts]
+        return self.model.apply_heads(queries, statistics, image, prompt)
+
+    def loss(self, rows: Tensor) -> Tensor:
+        f, s = self.features, self.settings
+        picture = self.picture(rows)
+        first, second = (self.outputs(picture, rows, which, drop=True) for which in ("first", "second"))
+        targets, wrong = self.targets[rows], f["second_correspondence"][rows]
+        loss = masked_l1(first.scores, targets) + masked_l1(second.scores[:, :2], targets[:, :2])
+        loss = loss + self._wrong_prompt_loss(first, second.scores[:, 2], targets, wrong)
+        # The next picture's prompt as well, where it asks for nothing that this one's does.
+        other = self._unrelated(rows, rows.roll(1))
+        third = self.outputs(picture, rows, "first", drop=True, prompts=rows.roll(1)).scores[:, 2]
+        loss = loss + self._wrong_prompt_loss(first, third, targets, other)
+        human = f["human"][rows]
+        for k in (0, 2):
+            loss = loss + s.rank_weight * rank_loss(first.scores[human, k], targets[human, k])
+        for output in (first, second):
+            loss = loss + s.fault_weight * severity_loss(output.faults, f["faults"][rows])
+        return loss
+
+    def _wrong_prompt_loss(
+        self, right: ScoreOutput, scores: Tensor, targets: Tensor, wrong: Tensor
+    ) -> Tensor:
+        """Correspondence with a wrong prompt: far from `wrong` (NaN: unknown), too near the right one's."""
+        gap = right.scores[:, 2] - scores
+        close = (0.5 * (targets[:, 2] - wrong) - gap).clamp(min=0).nan_to_num().mean()
+        level = masked_l1(scores.unsqueeze(1), wrong.unsqueeze(1))
+        return self.settings.second_weight * level + self.settings.pair_weight * close
+
+    def _unrelated(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Correspondence of looks with the prompts of `others`: known where those are unrelated, else NaN."""
+        pairs = [(self.words[i], self.words[j]) for i, j in zip(rows.tolist(), others.tolist(), strict=True)]
+        apart = [a is not None and b is not None and not a & b for a, b in pairs]
+        return torch.where(torch.tensor(apart), UNRELATED_SCORE, torch.nan)
+
+    def fit(self, rows: Tensor) -> None:
+        """Train fresh heads on the given looks; the standardization is theirs too."""
+        s, model = self.settings, self.model
+        generator = torch.Generator().manual_seed(s.seed)
+        torch.manual_seed(s.seed)
+        trained = refresh(model)
+        statistics = self.features["statistics"][rows]
+        model.shortcut.center.copy_(statistics.mean(dim=0))
+        model.shortcut.scale.copy_(statistics.std(dim=0).clamp(min=1e-3))
+        self.targets = smoothed(self.features, rows, s.quality_share)
+        optimizer = torch.optim.AdamW(trained, lr=s.learning_rate, weight_decay=s.weight_decay)
+        steps = s.epochs * -(-len(rows) // s.batch_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.learning_rate, total_steps=steps)
+        for _ in range(s.epochs):
+            for batch in rows[torch.randperm(len(rows), generator=generator)].split(s.batch_size):
+                optimizer.zero_grad()
+                self.loss(batch).backward()
+                torch.nn.utils.clip_grad_norm_(trained, 1.0)
+                optimizer.step()
+                schedule.step()
+
+    @torch.inference_mode()
+    def scores(self, rows: Tensor) -> tuple[Floats, Floats]:
+        """float[N, K] with the first prompts and with the second."""
+        found: list[list[Tensor]] = [[], []]
+        for part in rows.split(64):
+            picture = self.picture(part)
+            for kept, which in zip(found, ("first", "second"), strict=True):
+                kept.append(self.outputs(picture, part, which).scores)
+        first, second = (torch.cat(parts).double().numpy() for parts in found)
+        return first, second
+
+
+def refresh(model: MintIQAModel) -> list[Tensor]:
+    """Fresh heads, which alone are trained; their parameters. What train.match learned is forgotten."""
+    model.renew_heads()
+    if model.config.matching:
+        torch.nn.init.zeros_(model.alignment.prompt_map.weight)
+        torch.nn.init.zeros_(model.alignment.slope)
+    torch.nn.init.constant_(model.shortcut.query_gain, 0.1)
+    torch.nn.init.constant_(model.alignment.gain, 0.5)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(FITTED))
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def smoothed(features: dict[str, Tensor], rows: Tensor, share: float) -> Tensor:
+    """Targets float[N, K] with `share` of human correspondence replaced by what quality predicts of it.
+
+    The prediction is a line fitted on the human-rated looks among `rows`; other looks stay as they are.
+    """
+    targets = features["targets"].clone()
+    rated = rows[features["human"][rows]]
+    quality, correspondence = targets[rated, 0], targets[rated, 2]
+    slope = ((quality - quality.mean()) * correspondence).mean() / quality.var(correction=0)
+    predicted = correspondence.mean() + slope * (quality - quality.mean())
+    targets[rated, 2] = (1 - share) * correspondence + share * predicted
+    return targets

@@ -1,0 +1,301 @@
+"""How prompts are held against pictures, learned last, from what a finished model says of them.
+
+    python -m train.match runs/stage1 --output runs/matched
+
+The sentence space was learned from captions of photographs, and tuning moved the tower for quality's sake. A
+map of the prompts brings them near generated pictures that show them. Then, below the cosine that nearly all
+of these reach, a prompt is likely to be another picture's, and correspondence falls faster. Nothing else
+changes, and all other weights keep their bytes. Photographs keep what was learned for them by taking part.
+The prompts that the run kept out stay out.
+
+The pictures are gone through once, and what is said of them is kept in OUTPUT/vectors.safetensors: 20 minutes
+on 2 cores, a minute from then on.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from instruct_data.prompts import unrelated_prompt
+from instruct_data.recipes import read_settings
+from mint_iqa.checkpoints.finding import revision_of
+from mint_iqa.errors import MintIQAError
+from mint_iqa.files import written_whole
+from mint_iqa.images import read_image
+from mint_iqa.metrics import roc_auc
+from mint_iqa.model.heads import mapped
+from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.model.processing import MintIQAProcessor
+from train.data import sets
+from train.data.sets import folds_of, learned_of, split
+from train.engine.checkpoints import AGAIN, writing
+from train.engine.commands import ends_in_a_sentence
+from train.engine.recipes import Stage1
+
+BATCH = 8
+SHOWN = 0.6  # of the human score, 0..1: from here on a picture shows its prompt
+VECTORS = "vectors.safetensors"
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How it is learned."""
+
+    photographs: int = 700  # of Flickr8k, the first
+    steps: int = 60
+    learning_rate: float = 2e-3
+    scale: float = 20.0  # of the cosines among which the right prompt is to be found
+    # Of the map's squared weights; which one is chosen by cross-validation, by prompt.
+    penalties: tuple[float, ...] = (0.3, 0.1, 0.05, 0.03)
+    missed: float = 0.05  # share of the pictures that show their prompt whose cosines lie below the knee
+    slope: float = 2.0  # what a cosine of 1 less costs below it (0..1); chosen on fold 0
+    unrelated: int = 5  # unrelated prompts a picture, to choose by
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures and what may be said of them. vectors: unit, float[N, Dt]; texts: for each the number of its
+    own, int[N, R]; sentences: unit, float[M, Dt]; shown: how well it shows them, 0..1, float[N]."""
+
+    vectors: Tensor
+    texts: Tensor
+    sentences: Tensor
+    shown: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Pairs":
+        """These pictures, with the sentences that belong to one of them."""
+        used, texts = self.texts[rows].unique(return_inverse=True)
+        return Pairs(self.vectors[rows], texts, self.sentences[used], self.shown[rows])
+
+
+def fit(sets: Sequence[Pairs], penalty: float, settings: Matching) -> Tensor:
+    """The map's weight float[Dt, Dt]: every picture is to find a text of its own among those of its set."""
+    sets = [pairs for pairs in sets if len(pairs.vectors)]
+    width = sets[0].vectors.shape[1]
+    weight = torch.zeros(width, width, requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=settings.learning_rate)
+    for step in range(settings.steps):
+        loss = penalty * weight.square().sum()
+        for pairs in sets:
+            own = pairs.texts[:, step % pairs.texts.shape[1]]
+            used, own = own.unique(return_inverse=True)
+            logits = settings.scale * pairs.vectors @ mapped(pairs.sentences[used], weight).T
+            each = cross_entropy(logits, own, reduction="none")
+            loss = loss + (pairs.shown * each).sum() / pairs.shown.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return weight.detach()
+
+
+def learn(
+    generated: Pairs, fold: Tensor, unrelated: Tensor, photographs: Pairs, settings: Matching
+) -> tuple[Tensor, float, dict[str, float]]:
+    """The map, the knee, and how well prompts were told from unrelated ones by fits without their fold.
+
+    fold int[N]; unrelated int[N, U]: numbers of sentences that say nothing of the picture.
+    """
+    show = generated.shown >= SHOWN
+    found: dict[float, tuple[float, float]] = {}
+    for penalty in tqdm((0.0, *settings.penalties), desc="Matching", disable=None):
+        own, other = torch.zeros(len(fold)), torch.zeros(unrelated.shape)
+        for k in fold.unique():
+            rows = fold == k
+            width = generated.vectors.shape[1]
+            weight = torch.zeros(width, width)
+            if penalty:
+                weight = fit([generated[(~rows).nonzero()[:, 0]], photographs], penalty, settings)
+            cosines = generated.vectors[rows] @ mapped(generated.sentences, weight).T
+            own[rows] = cosines.gather(1, generated.texts[rows])[:, 0]
+            other[rows] = cosines.gather(1, unrelated[rows])
+        values = torch.cat([own[show], other[show].flatten()]).numpy()
+        right = np.repeat([1.0, 0.0], [int(show.sum()), other[show].numel()])
+        found[penalty] = roc_auc(values, right), float(own[show].quantile(settings.missed))
+    chosen = max(settings.penalties, key=lambda penalty: found[penalty][0])
+    auc, knee = found[chosen]
+    figures = {"penalty": chosen, "auc_before": found[0.0][0], "auc": auc, "knee": knee}
+    return fit([generated, photographs], chosen, settings), knee, figures
+
+
+# --- pictures and prompts ---
+
+
+@torch.inference_mode()
+def encode(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str]) -> Tensor:
+    """What the model says of pictures in the sentence space, float[N, Dt], as it does in use."""
+    found = []
+    for start in tqdm(range(0, len(paths), BATCH), desc="Pictures", disable=None):
+        images = [read_image(path).rgb for path in paths[start : start + BATCH]]
+        encoded = model.encode_image(processor.pixel_values(images), explain=False)
+        found.append(model.alignment.image_vector(encoded.image_embeds))
+    return torch.cat(found)
+
+
+def encode_once(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str], file: Path) -> Tensor:
+    """`encode`, kept in `file` for the same weights and list."""
+    names = "\n".join(Path(path).name for path in paths)
+    seen_as = json.dumps(model.config.processor, sort_keys=True)
+    made_of = f"{revision_of(model.folder)} {hashlib.sha256((seen_as + names).encode()).hexdigest()}"
+    if file.exists():
+        with safe_open(file, "pt") as opened:
+            if (opened.metadata() or {}).get("made_of") == made_of:
+                return opened.get_tensor("vectors")
+    vectors = encode(model, processor, paths)
+    with writing(file, AGAIN):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"vectors": vectors}, file, metadata={"made_of": made_of})
+    return vectors
+
+
+@torch.inference_mode()
+def sentences(model: MintIQAModel, processor: MintIQAProcessor, texts: Sequence[str]) -> Tensor:
+    """Their unit vectors, float[M, Dt], before the map."""
+    found = [torch.empty(0, model.alignment.prompt_map.in_features)]
+    for start in range(0, len(texts), 64):
+        text = processor.tokenize(list(texts[start : start + 64]))
+        found.append(model.alignment.encode_text(text.ids, text.mask))
+    return torch.cat(found)
+
+
+def unrelated_texts(
+    prompts: Sequence[str], names: Sequence[str], fold: NDArray[np.int64], settings: Matching
+) -> Tensor:
+    """int[N, U]: numbers among `names` of prompts of the picture's own fold that ask for nothing it does."""
+    rng = np.random.default_rng(settings.seed)
+    number = {name: i for i, name in enumerate(names)}
+    pools = {k: sorted({p for p, f in zip(prompts, fold, strict=True) if f == k}) for k in set(fold.tolist())}
+    drawn = [
+        [number[unrelated_prompt(prompt, pools[k], rng)] for _ in range(settings.unrelated)]
+        for prompt, k in zip(prompts, fold.tolist(), strict=True)
+    ]
+    return torch.tensor(drawn)
+
+
+def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -> dict[str, float]:
+    """Learn it, into the model, from what `recipe` trains on of AGIQA-3K and Flickr8k. What `learn` found."""
+    processor = MintIQAProcessor.from_config(model.config, model.folder)
+    root = sets.data_root()
+    everything = sets.agiqa3k(root)
+    fold = folds_of(everything, recipe.folds)
+    kept = split(everything, recipe).train
+    human, fold = [everything[i] for i in kept], fold[kept]
+    if len(set(fold.tolist())) < 2:
+        raise MintIQAError(
+            "bad_config",
+            "One fold is left to learn from and to choose by: train with more folds, or with all.",
+        )
+    photographs = sets.flickr8k(root)
+    photographs = photographs[: learned_of(photographs, recipe.held_out_photographs)][: settings.photographs]
+    paths = [*(row["path"] for row in human), *(str(p["path"]) for p in photographs)]
+    vectors = encode_once(model, processor, paths, file)
+    prompts = [row["prompt"] for row in human]
+    names = sorted(set(prompts))
+    texts = torch.tensor([[names.index(prompt)] for prompt in prompts])
+    shown = torch.tensor([float(row["mos_align"]) / 5 for row in human])
+    generated = Pairs(vectors[: len(human)], texts, sentences(model, processor, names), shown)
+    captions = [(p["captions"] * 5)[:5] for p in photographs]
+    each = torch.arange(5 * len(captions)).view(-1, 5)
+    flat = sentences(model, processor, [text for five in captions for text in five])
+    photographed = Pairs(vectors[len(human) :], each, flat, torch.ones(len(captions)))
+    unrelated = unrelated_texts(prompts, names, fold, settings)
+    weight, knee, figures = learn(generated, torch.from_numpy(fold), unrelated, photographed, settings)
+    with torch.no_grad():
+        model.alignment.prompt_map.weight.copy_(weight)
+        model.alignment.knee.fill_(knee)
+        model.alignment.slope.fill_(settings.slope)
+    return figures
+
+
+# --- files ---
+
+
+def prepared(folder: Path) -> MintIQAModel:
+    """The model in `folder`, ready to learn it; what it may have learned before is forgotten.
+
+    MintIQAError where it has no sentence space.
+    """
+    start = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
+    if start.alignment is None:
+        raise MintIQAError(
+            "bad_config", f"{folder} holds no prompts against pictures: its config has no alignment encoder."
+        )
+    start.config.matching = True
+    model = MintIQAModel(start.config).eval()
+    own = {k: v for k, v in start.state_dict().items() if not is_learned(k)}
+    model.load_state_dict(own, strict=False)
+    model.folder = start.folder
+    return model
+
+
+def is_learned(name: str) -> bool:
+    return name.startswith(("alignment.prompt_map.", "alignment.knee", "alignment.slope"))
+
+
+def save(model: MintIQAModel, output: Path) -> None:
+    """The start's folder with one shard more, in place of what is there; other weights keep their bytes."""
+    learned = {k: v.half().contiguous() for k, v in model.state_dict().items() if is_learned(k)}
+    with written_whole(output) as folder:
+        left_out = shutil.ignore_patterns("README.md")  # it speaks of another model
+        shutil.copytree(model.folder, folder, ignore=left_out, dirs_exist_ok=True)
+        before = [path for path in sorted(folder.glob("model*.safetensors")) if _others_left(path)]
+        new = folder / "model-learned.safetensors"
+        save_file(learned, new, metadata={"format": "pt"})
+        new.chmod(0o644)  # safetensors makes it the owner's alone
+        weight_map, size = {}, 0
+        for number, path in enumerate([*before, new], 1):
+            state = load_file(path)
+            name = f"model-{number:05}-of-{len(before) + 1:05}.safetensors"
+            path.rename(folder / name)
+            weight_map |= dict.fromkeys(state, name)
+            size += sum(tensor.nbytes for tensor in state.values())
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        config = json.loads((folder / "config.json").read_text()) | {"matching": True}
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        shutil.rmtree(output, ignore_errors=True)
+
+
+def _others_left(path: Path) -> bool:
+    """Take what was learned before out of a shard; whether anything else is in it."""
+    state = load_file(path)
+    others = {name: tensor for name, tensor in state.items() if not is_learned(name)}
+    if len(others) < len(state):
+        path.unlink()
+        if others:
+            save_file(others, path, metadata={"format": "pt"})
+    return bool(others)
+
+
+@ends_in_a_sentence
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="a finished stage-1 run")
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    recipe = read_settings(Stage1, options.run / "recipe.json")
+    model = prepared(options.run / "model")
+    figures = match(model, recipe, options.output / VECTORS, Matching())
+    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
+    with writing(options.output, AGAIN):
+        save(model, options.output / "model")
+        if options.output.resolve() != options.run.resolve():
+            shutil.copy(options.run / "recipe.json", options.output)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

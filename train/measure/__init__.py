@@ -1,0 +1,1 @@
+"""How good a run is: against people, faults, wrong prompts and what was left out."""

@@ -1,0 +1,206 @@
+"""What the page shows of a result, as HTML that needs nothing from elsewhere; page.css gives it its looks."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import PurePath
+
+from mint_iqa.records import Assessment, FailedAssessment, Fault, ModelInfo, Record, Scores
+from mint_iqa.scoring.columns import write_rows
+from mint_iqa.vocabulary import DIMENSIONS, LEVEL_CUTS, LEVELS, level_of
+from ui.session import Compared, Conversation
+
+# Dots closer than this share of the scale would cover each other on a telephone.
+DOT_WIDTH = 7.0
+
+SORT_BY_HEADING = """
+element.addEventListener('click', event => {
+  const heading = event.target.closest('th');
+  if (!heading || !heading.querySelector('button')) return;
+  const down = heading.ariaSort !== 'descending';
+  element.querySelectorAll('th').forEach(other => other.removeAttribute('aria-sort'));
+  heading.ariaSort = down ? 'descending' : 'ascending';
+  const body = element.querySelector('tbody');
+  const key = row => row.cells[heading.cellIndex].dataset.value;
+  const order = (a, b) => key(a) === '' ? 1 : key(b) === '' ? -1
+    : (down ? -1 : 1) * key(a).localeCompare(key(b), undefined, {numeric: true});
+  [...body.rows].sort(order).forEach(row => body.append(row));
+});
+"""
+
+
+def waiting() -> str:
+    """The place of the scores before there are any."""
+    cards = "".join(_card(name, None, "drop a picture") for name in DIMENSIONS)
+    return f'<div class="scores">{cards}</div>'
+
+
+def result(assessment: Assessment, note: str = "") -> str:
+    """Three scores with their words, the faults found, warnings, and `note` on what was done."""
+    cards = "".join(_card(name, score, "no prompt given") for name, score in assessment.scores)
+    notes = [f'<p class="note">{escape(warning)}</p>' for warning in assessment.warnings]
+    notes += [f'<p class="note done">{escape(note)}</p>'] if note else []
+    group = f'<div class="scores" role="group" aria-label="Scores">{cards}</div>'
+    return f"{group}{_faults(assessment.faults)}{''.join(notes)}"
+
+
+def alert(message: str) -> str:
+    """A sentence on what went wrong."""
+    return f'<p class="alert" role="alert">{escape(message)}</p>'
+
+
+def messages(shown: Conversation) -> list[dict[str, str]]:
+    """The conversation for a chatbot, which takes any text for HTML, even where it renders no Markdown."""
+    return [{**message, "content": escape(message["content"], quote=False)} for message in shown.messages()]
+
+
+def downloads(records: Sequence[Record], name: str) -> str:
+    """Links that hold the files themselves: no file is written on the server."""
+    pictures = [r for r in records if isinstance(r, Assessment | FailedAssessment)]
+    stem = PurePath(name).stem or "picture"
+    files = (("JSON", "application/json", json_text(records)), ("CSV", "text/csv", csv_text(pictures)))
+    links = [
+        f'<a download="{escape(stem)}.{kind.lower()}" href="data:{mime};base64,{_base64(text)}">{kind}</a>'
+        for kind, mime, text in files
+    ]
+    return f'<p class="downloads"><span>Download the result:</span> {" ".join(links)}</p>'
+
+
+def table(rows: Sequence[Compared]) -> str:
+    """The comparison, a picture a row; `SORT_BY_HEADING` sorts it by the heading that is clicked."""
+    headings = "".join(
+        f'<th scope="col"><button type="button">{name}</button></th>'
+        for name in ("No.", "Picture", "Quality", "Authen&shy;ticity", "Correspon&shy;dence")
+    )
+    body = "".join(_table_row(number, row) for number, row in enumerate(rows, 1))
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Scores of the compared pictures">'
+        f'<table class="compared"><thead><tr>{headings}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def plot(rows: Sequence[Compared]) -> str:
+    """Every score as a numbered dot on a line from 0 to 100."""
+    scored = [(n, row.record) for n, row in enumerate(rows, 1) if isinstance(row.record, Assessment)]
+    lines = []
+    for name in DIMENSIONS:
+        points = [(getattr(record.scores, name), number) for number, record in scored]
+        rated = [(score, number) for score, number in points if score is not None]
+        lines += [_line(name, rated)] if rated else []
+    words = "".join(f"<span>{level}</span>" for level in LEVELS)
+    return (
+        '<div class="plot" role="img" aria-label="The scores of the table as numbered dots from 0 to 100">'
+        f'{"".join(lines)}<div class="words">{words}</div></div>'
+    )
+
+
+def about(info: ModelInfo) -> str:
+    """Which model judges, and what it can't do."""
+    return f"""
+<p><b>{escape(info.name)}</b>, revision <code>{escape(info.revision)}</code>. Scores run from 0 to 100, higher
+is better: {_scale()}.</p>
+<ul>
+<li>Scores follow the opinion of the people whose ratings the model learned from, on pictures of a few
+generators. On others they are less sure: compare pictures of one kind.</li>
+<li>The faults it knows are blur, noise, compression, darkness, pixelation and malformation. A low score
+without one of them is called unexplained.</li>
+<li>A small language model writes the answers. They follow the scores and the faults found; treat anything
+beyond that with care.</li>
+<li>The shipped model, nano, sees a picture at 336 x 336 pixels and learned authenticity from faults put into
+pictures on purpose. Its model card has the figures.</li>
+</ul>"""
+
+
+def example_css(thumbnails: Sequence[str]) -> str:
+    """The pictures on the example buttons."""
+    return "".join(f'#example-{i}{{background-image:url("{t}")}}\n' for i, t in enumerate(thumbnails))
+
+
+def _scale() -> str:
+    below = [f"{word} below {cut:g}" for word, cut in zip(LEVELS, LEVEL_CUTS, strict=False)]
+    return ", ".join([*below, f"{LEVELS[-1]} from {LEVEL_CUTS[-1]:g}"])
+
+
+def _card(name: str, score: float | None, absent: str) -> str:
+    meaning = Scores.model_fields[name].description.split(";")[0].rstrip(".")  # type: ignore[union-attr]
+    meaning += f".<br>{_scale().capitalize()}."
+    tip = f'<span class="tip" role="tooltip" id="about-{name}">{meaning}</span>'
+    title = f'<span class="name">{name.capitalize()}</span>'
+    if score is None:
+        return (
+            f'<div class="score none" tabindex="0" role="group" aria-label="{name}: {absent}" '
+            f'aria-describedby="about-{name}">{title}<span class="number">–</span>'
+            f'<span class="word">{absent}</span><span class="track"></span>{tip}</div>'
+        )
+    level, number = level_of(round(score, 2)), _shown(score)
+    return (
+        f'<div class="score {level}" tabindex="0" role="meter" aria-label="{name}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{number}" aria-valuetext="{number} of 100, {level}" '
+        f'aria-describedby="about-{name}">{title}<span class="number">{number}</span>'
+        f'<span class="word">{level}</span>'
+        f'<span class="track"><i style="width:{score:.1f}%"></i></span>{tip}</div>'
+    )
+
+
+def _shown(score: float) -> str:
+    """Cut, not rounded, so that 59.7 is not shown as 60 beside the word for 59."""
+    return str(int(round(score, 2)))
+
+
+def _faults(faults: Sequence[Fault]) -> str:
+    if not faults:
+        return '<p class="faults">No known fault found.</p>'
+    chips = " ".join(f'<span class="fault">{f.name} <b>{f.severity:.2f}</b></span>' for f in faults)
+    return f'<p class="faults" title="Severity from 0 to 1">Faults found: {chips}</p>'
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _table_row(number: int, row: Compared) -> str:
+    record, name = row.record, escape(row.record.image)
+    head = f'<td data-value="{number}"><span class="dot">{number}</span></td>'
+    image = f'<img src="{row.thumbnail}" alt="">' if row.thumbnail else ""
+    if isinstance(record, FailedAssessment):
+        message = f'<br><span class="wrong">{escape(record.error.message)}</span>'
+        empty = '<td data-value="">–</td>' * len(DIMENSIONS)
+        return f'<tr>{head}<td data-value="{name}">{name}{message}</td>{empty}</tr>'
+    faults = ", ".join(fault.name for fault in record.faults)
+    caption = f"<span>{name}<small>{faults or 'no known fault'}</small></span>"
+    cells = "".join(_table_cell(score) for _, score in record.scores)
+    return f'<tr>{head}<td data-value="{name}"><div class="who">{image}{caption}</div></td>{cells}</tr>'
+
+
+def _table_cell(score: float | None) -> str:
+    if score is None:
+        return '<td data-value="">–</td>'
+    level = level_of(round(score, 2))
+    bar = f'<span class="track {level}"><i style="width:{score:.1f}%"></i></span>'
+    return f'<td data-value="{score:.2f}"><b>{_shown(score)}</b> <small>{level}</small>{bar}</td>'
+
+
+def _line(name: str, points: Sequence[tuple[float, int]]) -> str:
+    """A dot goes to the first lane in which it covers no other."""
+    ends: list[float] = []
+    dots = []
+    for score, number in sorted(points):
+        lane = next((i for i, end in enumerate(ends) if score >= end), len(ends))
+        ends[lane : lane + 1] = [score + DOT_WIDTH]
+        dots.append(f'<span class="dot" style="left:{score:.1f}%;--lane:{lane}">{number}</span>')
+    style = f"--lanes:{max(1, len(ends))}"
+    return f'<div class="line"><b>{name.capitalize()}</b><div style="{style}">{"".join(dots)}</div></div>'
+
+
+def json_text(records: Iterable[Record]) -> str:
+    """An array of records, each of which meets `mint_iqa.records.schema()`."""
+    return json.dumps([r.model_dump(mode="json") for r in records], indent=2, ensure_ascii=False) + "\n"
+
+
+def csv_text(records: Iterable[Assessment | FailedAssessment]) -> str:
+    """One row a picture, in the columns of `mint-iqa score --output scores.csv`."""
+    buffer = io.StringIO()
+    write_rows(records, buffer)
+    return buffer.getvalue()
