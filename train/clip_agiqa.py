@@ -13,7 +13,7 @@ published figures, by the test pictures themselves. A run that was cut off goes 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,7 @@ class ClipAgiqaRecipe(Optimization):
 
 
 @dataclass(frozen=True)
-class Split:
+class Parts:
     """Row numbers of AGIQA-3K; no two parts share a prompt or a picture."""
 
     train: NDArray[np.int64]
@@ -83,13 +83,13 @@ class Split:
     test: NDArray[np.int64]
 
 
-def split(rows: list[dict[str, str]], number: int) -> Split:
+def split(rows: list[dict[str, str]], number: int) -> Parts:
     """Of round `number`. The test pictures of round 0 are fold 0 of all other trainings here."""
     everything = np.arange(len(rows))
     is_test = _folds(rows, everything, TEST_PART, number) == 0
     rest = everything[~is_test]
     is_validation = _folds(rows, rest, VALIDATION_PART, number) == 0
-    return Split(rest[~is_validation], rest[is_validation], everything[is_test])
+    return Parts(rest[~is_validation], rest[is_validation], everything[is_test])
 
 
 def _folds(rows: list[dict[str, str]], chosen: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
@@ -97,7 +97,7 @@ def _folds(rows: list[dict[str, str]], chosen: NDArray[np.int64], folds: int, se
     return prompt_folds(prompts, hashes, folds, seed)
 
 
-class Crops(Dataset[dict[str, Tensor]]):
+class RatedCrops(Dataset[dict[str, Tensor]]):
     """A round's examples in order, all epochs in a row: random crops, mirrored half of the time.
 
     An epoch is a whole number of batches; which pictures are left over changes from epoch to epoch.
@@ -151,7 +151,8 @@ class ClipAgiqaLearner(Learner):
         # Here and not around it: engines that wrap a module switch an outer autocast off.
         with autocast(inputs["pixel_values"].device.type, self.bf16):
             output = self.model(inputs["pixel_values"])
-        everyone = ClipAgiqaOutput(*(None if part is None else whole_batch(part) for part in output))
+        alignment = None if output.alignment is None else whole_batch(output.alignment)
+        everyone = ClipAgiqaOutput(whole_batch(output.perceptual), alignment)
         mos = (whole_batch(inputs[key]) for key in LABELS.values())
         return {"mse": self.model.loss(everyone, *mos)}
 
@@ -214,10 +215,6 @@ def build(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
     """An untrained model; MintIQAError if the recipe's backbone can't be loaded or takes no prompts."""
     backbone = load_backbone(recipe.backbone)
     towers = towers_of(backbone)
-    depths = {
-        "text_depth": len(towers.text_layers) if recipe.text_depth is None else recipe.text_depth,
-        "vision_depth": len(towers.vision_layers) if recipe.vision_depth is None else recipe.vision_depth,
-    }
     config = ClipAgiqaConfig(
         backbone=recipe.backbone,
         prompt_length=recipe.prompt_length,
@@ -226,7 +223,8 @@ def build(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
         short_side=recipe.short_side,
         perceptual=towers.perceptual,
         alignment=towers.alignment,
-        **depths,
+        text_depth=len(towers.text_layers) if recipe.text_depth is None else recipe.text_depth,
+        vision_depth=len(towers.vision_layers) if recipe.vision_depth is None else recipe.vision_depth,
     )
     return ClipAgiqa(backbone, config)
 
@@ -255,7 +253,7 @@ def train_round(
     score = partial(judge, rows=rows, chosen=kept_apart, bf16=recipe.bf16)
     if recipe.epochs == 0:
         return None if (folder / "model").exists() else keep(folder, 0, model.to(device()), score(model))
-    crops = Crops(rows, parts.train, recipe, model.towers)
+    crops = RatedCrops(rows, parts.train, recipe, model.towers)
     trainer = trainer_of(recipe, model, crops, deepspeed)
     done = 0 if checkpoint is None else int(checkpoint.name.split("-")[1])
     forget_epochs(folder, after=done // crops.steps)
@@ -272,15 +270,19 @@ def forget_epochs(folder: Path, after: int) -> None:
             path.unlink()
 
 
+def _collate(items: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return default_collate(list(items))  # type: ignore[no-any-return]
+
+
 def trainer_of(
-    recipe: ClipAgiqaRecipe, model: ClipAgiqa, crops: Crops, deepspeed: Path | None = None
+    recipe: ClipAgiqaRecipe, model: ClipAgiqa, crops: RatedCrops, deepspeed: Path | None = None
 ) -> ClipAgiqaTrainer:
     learner = ClipAgiqaLearner(model, recipe)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [{"params": learned, "lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}]
     schedule = "constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule
     other = {"lr_scheduler_type": schedule, "max_grad_norm": 0.0}
-    return ClipAgiqaTrainer(recipe, learner, groups, crops, default_collate, deepspeed, **other)
+    return ClipAgiqaTrainer(recipe, learner, groups, crops, _collate, deepspeed, **other)
 
 
 def train(recipe: ClipAgiqaRecipe, resume: bool = False, deepspeed: Path | None = None) -> Path:

@@ -7,13 +7,13 @@ Only the score heads that have ratings change. Faults, and all that an explanati
 they are to the bit; level words follow the new scores.
 """
 
-import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from instruct_data.recipes import add_recipe, read_settings
 from mint_iqa.assessor import Assessor
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import written_whole
@@ -29,7 +28,7 @@ from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.data.ratings import Ratings, read_ratings
 from train.data.vectors import features_of
-from train.engine.commands import ends_in_a_sentence
+from train.engine.commands import step
 from train.heads.ridge import Adjustment, Seen, apply, learn, seen_by
 
 Floats = NDArray[np.float64]
@@ -109,7 +108,7 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
 
 
 @dataclass(frozen=True)
-class Case:
+class ScoreCase:
     """One score's ratings: `seen`, wanted (0..1), weights, folds and groups of the same N pictures; test:
     those that are never learned from."""
 
@@ -144,12 +143,12 @@ class Case:
         return learn(self.seen[rows], self.wanted[rows], self.weights[rows], self.folds[rows])
 
 
-def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: Seen) -> Case:
+def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: Seen) -> ScoreCase:
     groups, test = [ratings.groups()[i] for i in rows], ratings.held_out()[rows]
     learned, folds = rows[~test], np.zeros(len(rows), dtype=np.int64)
     folds[~test] = ratings.folds(learned, min(recipe.folds, ratings.most_folds(learned)), recipe.seed)
     weights = ratings.weights(name)[rows] if recipe.spread_weight else np.ones(len(rows))
-    return Case(seen[rows], ratings.targets(name)[rows], weights, folds, groups, test)
+    return ScoreCase(seen[rows], ratings.targets(name)[rows], weights, folds, groups, test)
 
 
 def _figures(
@@ -179,7 +178,7 @@ def _told(name: str, figures: dict[str, object]) -> str:
     """One score's figures as lines for people."""
 
     def shown(key: str, digits: int) -> str:
-        value, low, high = figures[key]  # type: ignore[misc]
+        value, low, high = cast(list[float], figures[key])
         return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
     how = "the file's test pictures" if figures["own_test"] else "each picture judged by a fit without it"
@@ -195,7 +194,11 @@ def _told(name: str, figures: dict[str, object]) -> str:
 
 
 def save(
-    output: Path, start: Path, changed: dict[str, Tensor], recipe: Finetune, report: dict[str, object]
+    output: Path,
+    start: Path,
+    changed: dict[str, Tensor],
+    recipe: Finetune,
+    report: Mapping[Dimension, object],
 ) -> None:
     """The start's folder with the changed weights; all other weights keep their bytes."""
     try:
@@ -218,13 +221,12 @@ def save(
         ) from error
 
 
-@ends_in_a_sentence
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    add_recipe(parser)
-    options = parser.parse_args()
-    folder = finetune(read_settings(Finetune, options.recipe, options.set))
-    print(f"The model is in {folder}: mint-iqa score picture.png --model {folder}")
+def main() -> int:
+    def run(recipe: Finetune) -> None:
+        folder = finetune(recipe)
+        print(f"The model is in {folder}: mint-iqa score picture.png --model {folder}")
+
+    return step(Finetune, run, __doc__)
 
 
 if __name__ == "__main__":

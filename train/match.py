@@ -1,9 +1,9 @@
-"""How prompts are held against pictures, learned last, from what a finished model says of them.
+"""How prompts are held against pictures: the last step of the scores, from what a finished model says.
 
-    python -m train.match runs/stage1 --output runs/matched
+    python -m train.match configs/nano/match.yaml
 
 The sentence space was learned from captions of photographs, and tuning moved the tower for quality's sake. A
-map of the prompts brings them near generated pictures that show them. Then, below the cosine that nearly all
+linear map moves prompts towards the generated pictures that show them. Then, below the cosine that nearly all
 of these reach, a prompt is likely to be another picture's, and correspondence falls faster. Nothing else
 changes, and all other weights keep their bytes. Photographs keep what was learned for them by taking part.
 The prompts that the run kept out stay out.
@@ -12,7 +12,6 @@ The pictures are gone through once, and what is said of them is kept in OUTPUT/v
 on 2 cores, a minute from then on.
 """
 
-import argparse
 import hashlib
 import json
 import shutil
@@ -26,12 +25,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from instruct_data.prompts import unrelated_prompt
-from instruct_data.recipes import read_settings
 from mint_iqa.checkpoints.finding import revision_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import written_whole
@@ -41,30 +39,16 @@ from mint_iqa.model.heads import mapped
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from train.data import sets
+from train.data.features import encode
 from train.data.sets import folds_of, learned_of, split
-from train.engine.checkpoints import AGAIN, writing
-from train.engine.commands import ends_in_a_sentence
-from train.engine.recipes import Stage1
+from train.engine.checkpoints import AGAIN, held_out, leave, writing
+from train.engine.commands import step
+from train.engine.parameters import alignment_of
+from train.engine.recipes import HeldOut, Match
 
 BATCH = 8
-SHOWN = 0.6  # of the human score, 0..1: from here on a picture shows its prompt
+SHOWN_FROM = 0.6  # human alignment, 0..1, from which a picture shows its prompt
 VECTORS = "vectors.safetensors"
-
-
-@dataclass(frozen=True)
-class Matching:
-    """How it is learned."""
-
-    photographs: int = 700  # of Flickr8k, the first
-    steps: int = 60
-    learning_rate: float = 2e-3
-    scale: float = 20.0  # of the cosines among which the right prompt is to be found
-    # Of the map's squared weights; which one is chosen by cross-validation, by prompt.
-    penalties: tuple[float, ...] = (0.3, 0.1, 0.05, 0.03)
-    missed: float = 0.05  # share of the pictures that show their prompt whose cosines lie below the knee
-    slope: float = 2.0  # what a cosine of 1 less costs below it (0..1); chosen on fold 0
-    unrelated: int = 5  # unrelated prompts a picture, to choose by
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,16 +67,16 @@ class Pairs:
         return Pairs(self.vectors[rows], texts, self.sentences[used], self.shown[rows])
 
 
-def fit(sets: Sequence[Pairs], penalty: float, settings: Matching) -> Tensor:
-    """The map's weight float[Dt, Dt]: every picture is to find a text of its own among those of its set."""
-    sets = [pairs for pairs in sets if len(pairs.vectors)]
-    width = sets[0].vectors.shape[1]
+def fit(groups: Sequence[Pairs], penalty: float, settings: Match) -> Tensor:
+    """The map's weight float[Dt, Dt]: every picture is to find a text of its own among those of its group."""
+    groups = [pairs for pairs in groups if len(pairs.vectors)]
+    width = groups[0].vectors.shape[1]
     weight = torch.zeros(width, width, requires_grad=True)
     optimizer = torch.optim.Adam([weight], lr=settings.learning_rate)
-    for step in range(settings.steps):
+    for number in range(settings.steps):
         loss = penalty * weight.square().sum()
-        for pairs in sets:
-            own = pairs.texts[:, step % pairs.texts.shape[1]]
+        for pairs in groups:
+            own = pairs.texts[:, number % pairs.texts.shape[1]]
             used, own = own.unique(return_inverse=True)
             logits = settings.scale * pairs.vectors @ mapped(pairs.sentences[used], weight).T
             each = cross_entropy(logits, own, reduction="none")
@@ -104,13 +88,13 @@ def fit(sets: Sequence[Pairs], penalty: float, settings: Matching) -> Tensor:
 
 
 def learn(
-    generated: Pairs, fold: Tensor, unrelated: Tensor, photographs: Pairs, settings: Matching
+    generated: Pairs, fold: Tensor, unrelated: Tensor, photographs: Pairs, settings: Match
 ) -> tuple[Tensor, float, dict[str, float]]:
     """The map, the knee, and how well prompts were told from unrelated ones by fits without their fold.
 
     fold int[N]; unrelated int[N, U]: numbers of sentences that say nothing of the picture.
     """
-    show = generated.shown >= SHOWN
+    show = generated.shown >= SHOWN_FROM
     found: dict[float, tuple[float, float]] = {}
     for penalty in tqdm((0.0, *settings.penalties), desc="Matching", disable=None):
         own, other = torch.zeros(len(fold)), torch.zeros(unrelated.shape)
@@ -136,26 +120,26 @@ def learn(
 
 
 @torch.inference_mode()
-def encode(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str]) -> Tensor:
+def image_vectors(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str]) -> Tensor:
     """What the model says of pictures in the sentence space, float[N, Dt], as it does in use."""
-    found = []
-    for start in tqdm(range(0, len(paths), BATCH), desc="Pictures", disable=None):
-        images = [read_image(path).rgb for path in paths[start : start + BATCH]]
-        encoded = model.encode_image(processor.pixel_values(images), explain=False)
-        found.append(model.alignment.image_vector(encoded.image_embeds))
-    return torch.cat(found)
+    starts = tqdm(range(0, len(paths), BATCH), desc="Pictures", disable=None)
+    images = ([read_image(path).rgb for path in paths[start : start + BATCH]] for start in starts)
+    seen = encode(model, map(processor.pixel_values, images))
+    return torch.cat([alignment_of(model).image_vector(encoded.image_embeds) for encoded in seen])
 
 
-def encode_once(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str], file: Path) -> Tensor:
-    """`encode`, kept in `file` for the same weights and list."""
+def vectors_once(
+    model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str], file: Path
+) -> Tensor:
+    """`image_vectors`, kept in `file` for the same weights and list."""
     names = "\n".join(Path(path).name for path in paths)
     seen_as = json.dumps(model.config.processor, sort_keys=True)
-    made_of = f"{revision_of(model.folder)} {hashlib.sha256((seen_as + names).encode()).hexdigest()}"
+    made_of = f"{revision_of(folder_of(model))} {hashlib.sha256((seen_as + names).encode()).hexdigest()}"
     if file.exists():
         with safe_open(file, "pt") as opened:
             if (opened.metadata() or {}).get("made_of") == made_of:
                 return opened.get_tensor("vectors")
-    vectors = encode(model, processor, paths)
+    vectors = image_vectors(model, processor, paths)
     with writing(file, AGAIN):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"vectors": vectors}, file, metadata={"made_of": made_of})
@@ -165,15 +149,15 @@ def encode_once(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequenc
 @torch.inference_mode()
 def sentences(model: MintIQAModel, processor: MintIQAProcessor, texts: Sequence[str]) -> Tensor:
     """Their unit vectors, float[M, Dt], before the map."""
-    found = [torch.empty(0, model.alignment.prompt_map.in_features)]
+    found = [torch.empty(0, prompt_map_of(model).in_features)]
     for start in range(0, len(texts), 64):
         text = processor.tokenize(list(texts[start : start + 64]))
-        found.append(model.alignment.encode_text(text.ids, text.mask))
+        found.append(alignment_of(model).encode_text(text.ids, text.mask))
     return torch.cat(found)
 
 
 def unrelated_texts(
-    prompts: Sequence[str], names: Sequence[str], fold: NDArray[np.int64], settings: Matching
+    prompts: Sequence[str], names: Sequence[str], fold: NDArray[np.int64], settings: Match
 ) -> Tensor:
     """int[N, U]: numbers among `names` of prompts of the picture's own fold that ask for nothing it does."""
     rng = np.random.default_rng(settings.seed)
@@ -186,13 +170,13 @@ def unrelated_texts(
     return torch.tensor(drawn)
 
 
-def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -> dict[str, float]:
-    """Learn it, into the model, from what `recipe` trains on of AGIQA-3K and Flickr8k. What `learn` found."""
-    processor = MintIQAProcessor.from_config(model.config, model.folder)
+def learn_from_pictures(model: MintIQAModel, start: HeldOut, file: Path, settings: Match) -> dict[str, float]:
+    """Teach the model from what its start trained on of AGIQA-3K and Flickr8k; what `learn` found."""
+    processor = MintIQAProcessor.from_config(model.config, folder_of(model))
     root = sets.data_root()
     everything = sets.agiqa3k(root)
-    fold = folds_of(everything, recipe.folds)
-    kept = split(everything, recipe).train
+    fold = folds_of(everything, start.folds)
+    kept = split(everything, start).train
     human, fold = [everything[i] for i in kept], fold[kept]
     if len(set(fold.tolist())) < 2:
         raise MintIQAError(
@@ -200,9 +184,9 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
             "One fold is left to learn from and to choose by: train with more folds, or with all.",
         )
     photographs = sets.flickr8k(root)
-    photographs = photographs[: learned_of(photographs, recipe.held_out_photographs)][: settings.photographs]
+    photographs = photographs[: learned_of(photographs, start.held_out_photographs)][: settings.photographs]
     paths = [*(row["path"] for row in human), *(str(p["path"]) for p in photographs)]
-    vectors = encode_once(model, processor, paths, file)
+    vectors = vectors_once(model, processor, paths, file)
     prompts = [row["prompt"] for row in human]
     names = sorted(set(prompts))
     texts = torch.tensor([[names.index(prompt)] for prompt in prompts])
@@ -215,13 +199,24 @@ def match(model: MintIQAModel, recipe: Stage1, file: Path, settings: Matching) -
     unrelated = unrelated_texts(prompts, names, fold, settings)
     weight, knee, figures = learn(generated, torch.from_numpy(fold), unrelated, photographed, settings)
     with torch.no_grad():
-        model.alignment.prompt_map.weight.copy_(weight)
-        model.alignment.knee.fill_(knee)
-        model.alignment.slope.fill_(settings.slope)
+        prompt_map_of(model).weight.copy_(weight)
+        alignment_of(model).knee.fill_(knee)
+        alignment_of(model).slope.fill_(settings.slope)
     return figures
 
 
 # --- files ---
+
+
+def folder_of(model: MintIQAModel) -> Path:
+    assert model.folder is not None  # `prepared` has set it
+    return model.folder
+
+
+def prompt_map_of(model: MintIQAModel) -> nn.Linear:
+    prompt_map = alignment_of(model).prompt_map
+    assert prompt_map is not None  # `prepared` has made it
+    return prompt_map
 
 
 def prepared(folder: Path) -> MintIQAModel:
@@ -232,7 +227,7 @@ def prepared(folder: Path) -> MintIQAModel:
     start = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
     if start.alignment is None:
         raise MintIQAError(
-            "bad_config", f"{folder} holds no prompts against pictures: its config has no alignment encoder."
+            "bad_config", f"{folder} can't compare prompts and pictures: its config has no alignment encoder."
         )
     start.config.matching = True
     model = MintIQAModel(start.config).eval()
@@ -251,12 +246,13 @@ def save(model: MintIQAModel, output: Path) -> None:
     learned = {k: v.half().contiguous() for k, v in model.state_dict().items() if is_learned(k)}
     with written_whole(output) as folder:
         left_out = shutil.ignore_patterns("README.md")  # it speaks of another model
-        shutil.copytree(model.folder, folder, ignore=left_out, dirs_exist_ok=True)
+        shutil.copytree(folder_of(model), folder, ignore=left_out, dirs_exist_ok=True)
         before = [path for path in sorted(folder.glob("model*.safetensors")) if _others_left(path)]
         new = folder / "model-learned.safetensors"
         save_file(learned, new, metadata={"format": "pt"})
         new.chmod(0o644)  # safetensors makes it the owner's alone
-        weight_map, size = {}, 0
+        weight_map: dict[str, str] = {}
+        size = 0
         for number, path in enumerate([*before, new], 1):
             state = load_file(path)
             name = f"model-{number:05}-of-{len(before) + 1:05}.safetensors"
@@ -281,21 +277,16 @@ def _others_left(path: Path) -> bool:
     return bool(others)
 
 
-@ends_in_a_sentence
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a finished stage-1 run")
-    parser.add_argument("--output", type=Path, required=True)
-    options = parser.parse_args()
-    recipe = read_settings(Stage1, options.run / "recipe.json")
-    model = prepared(options.run / "model")
-    figures = match(model, recipe, options.output / VECTORS, Matching())
-    print(", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
-    with writing(options.output, AGAIN):
-        save(model, options.output / "model")
-        if options.output.resolve() != options.run.resolve():
-            shutil.copy(options.run / "recipe.json", options.output)
+def match(recipe: Match) -> None:
+    """Run the recipe: OUTPUT/model, in place of what is there."""
+    start, output = Path(recipe.start), Path(recipe.output)
+    kept = held_out(start)
+    model = prepared(start / "model")
+    figures = learn_from_pictures(model, kept, output / VECTORS, recipe)
+    with writing(output, AGAIN):
+        save(model, output / "model")
+        leave(output, recipe, kept, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(step(Match, match, __doc__))

@@ -1,6 +1,6 @@
-"""A finished stage-2 run -> the preset shipped in the package.
+"""A finished run of stage 2 -> the folder that ships, for --model or mint_iqa/weights.
 
-    python -m train.release runs/stage2 mint_iqa/weights/nano
+    python -m train.release runs/explain runs/release
 
 Measures what pictures the model is familiar with (for the warning on unfamiliar ones) and writes fp16
 weights in shards below 95 MB, and the LoRA adapter.
@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mint_iqa.checkpoints.finding import revision_of
 from mint_iqa.model.modeling import FAMILIAR_AXES, MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from train.data import pictures
+from train.data.features import encode
 from train.data.pictures import load
+from train.data.sets import SETS
+from train.engine.checkpoints import AGAIN, FIGURE, writing
 from train.engine.commands import ends_in_a_sentence
 
 SAMPLE = 500  # pictures of each set, clean and faulted
@@ -32,11 +36,9 @@ def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -
     pixels, _ = load(name, processor.image_size)
     rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
     inner = pictures.center(processor.image_size)
-    found = []
-    for part in tqdm(np.array_split(rows, len(rows) // 25), desc=name, disable=None):
-        encoded = model.encode_image(processor.normalize(pixels[np.sort(part)][:, inner, inner]))
-        found.append(encoded.image_embeds.mean(dim=1))
-    return torch.cat(found)
+    parts = tqdm(np.array_split(rows, len(rows) // 25), desc=name, disable=None)
+    batches = (processor.normalize(pixels[np.sort(part)][:, inner, inner]) for part in parts)
+    return torch.cat([encoded.image_embeds.mean(dim=1) for encoded in encode(model, batches)])
 
 
 def measure_familiarity(model: MintIQAModel, embeds: Tensor) -> None:
@@ -57,13 +59,15 @@ def main() -> None:
     options = parser.parse_args()
     model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
     processor = MintIQAProcessor.from_config(model.config)
-    embeds = torch.cat([pooled_embeds(model, processor, name) for name in ("agiqa3k", "flickr8k")])
+    embeds = torch.cat([pooled_embeds(model, processor, name) for name in SETS])
     measure_familiarity(model, embeds)
-    model.half().save_pretrained(options.preset, max_shard_size="90MB")
-    adapter = options.preset / "language"
-    adapter.mkdir(exist_ok=True)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(options.run / "model" / "language" / name, adapter / name)
+    with writing(options.preset, AGAIN):
+        model.half().save_pretrained(options.preset, max_shard_size="90MB")
+        adapter = options.preset / "language"
+        adapter.mkdir(exist_ok=True)
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            shutil.copy(options.run / "model" / "language" / name, adapter / name)
+    print(f"{FIGURE}revision {revision_of(options.preset)}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@
     deepspeed --num_gpus 2 --module train.stage1 configs/nano/end_to_end.yaml \\
         --deepspeed configs/deepspeed/zero2.json
 
-A run that was cut off goes on with --resume and ends with the weights that it would have had.
+A run that was cut off continues with --resume and ends with the weights that it would have had.
 """
 
 import shutil
@@ -23,16 +23,17 @@ from mint_iqa.files import written_whole
 from mint_iqa.model.fresh import load_model
 from mint_iqa.model.modeling import EncodedImage, MintIQAModel, ScoreOutput
 from mint_iqa.model.processing import MintIQAProcessor
+from mint_iqa.vocabulary import CORRESPONDENCE
 from train.data import pictures
 from train.data.captions import caption_bank
 from train.data.looks import Looks, draw
 from train.data.ratings import Ratings, write_rated
-from train.data.sets import learned_of
+from train.data.sets import RATED, learned_of
 from train.data.sources import sources_of, split_rated
-from train.engine.checkpoints import begin, bind, rank, save_model, writing
+from train.engine.checkpoints import FIGURE, begin, bind, rank, save_model, writing
 from train.engine.commands import command
 from train.engine.distributed import processes, whole_batch
-from train.engine.parameters import STAGE2_PARTS, Learner, declare, restore
+from train.engine.parameters import STAGE2_PARTS, Learner, alignment_of, declare, faults_in, restore
 from train.engine.precision import autocast
 from train.engine.recipes import Stage1
 from train.engine.trainer import PlanTrainer, device, run_to_end
@@ -60,7 +61,7 @@ def parameter_groups(model: MintIQAModel, recipe: Stage1) -> list[dict[str, Any]
     return [{"params": p, "lr": rate, "weight_decay": decay} for (rate, decay), p in groups.items()]
 
 
-class Scorer(Learner):
+class ScoreLearner(Learner):
     """Stage 1 as the Trainer drives it: a batch of looks -> the parts of its loss."""
 
     def __init__(self, model: MintIQAModel, recipe: Stage1, captions: Tensor | None = None) -> None:
@@ -78,7 +79,9 @@ class Scorer(Learner):
             parts = self.losses(inputs, first, second)
             captions = whole_batch(inputs["captions"])
             if self.captions is not None and (captions >= 0).any():
-                contrast = self.contrast(self.model.alignment.image_vector(encoded.image_embeds), captions)
+                contrast = self.contrast(
+                    alignment_of(self.model).image_vector(encoded.image_embeds), captions
+                )
                 parts["contrast"] = self.recipe.contrastive_weight * contrast
         return parts
 
@@ -98,19 +101,20 @@ class Scorer(Learner):
         keys = ("targets", "second_correspondence", "human")
         targets, mismatch, human = (whole_batch(inputs[key]) for key in keys)
         scores, second_scores = (whole_batch(output.scores.float()) for output in (first, second))
-        wrong = torch.cat([targets[:, :2], mismatch.unsqueeze(1)], dim=1)
+        wrong = targets.clone()
+        wrong[:, CORRESPONDENCE] = mismatch
         losses = {"first": masked_l1(scores, targets), "second": masked_l1(second_scores, wrong)}
-        if first.faults is not None and second.faults is not None:
+        if self.model.fault_head is not None:
             severities = whole_batch(inputs["faults"])
-            both = [severity_loss(whole_batch(o.faults.float()), severities) for o in (first, second)]
+            both = [severity_loss(whole_batch(faults_in(o).float()), severities) for o in (first, second)]
             losses["faults"] = self.recipe.fault_weight * (both[0] + both[1])
         # Right against wrong prompt of one picture: by half of what tells a matching picture from another.
-        gap = scores[:, 2] - second_scores[:, 2]
-        wanted = 0.5 * (targets[:, 2] - mismatch)
+        gap = scores[:, CORRESPONDENCE] - second_scores[:, CORRESPONDENCE]
+        wanted = 0.5 * (targets[:, CORRESPONDENCE] - mismatch)
         losses["pair"] = self.recipe.rank_weight * (wanted - gap).clamp(min=0).nan_to_num().mean()
         if human.sum() > 1:
-            ranked = sum(rank_loss(scores[human, k], targets[human, k]) for k in (0, 2))
-            losses["rank"] = self.recipe.rank_weight * ranked
+            ranked = [rank_loss(scores[human, k], targets[human, k]) for k in RATED]
+            losses["rank"] = self.recipe.rank_weight * torch.stack(ranked).sum()
         return losses
 
     def contrast(self, image_vectors: Tensor, rows: Tensor) -> Tensor:
@@ -118,6 +122,7 @@ class Scorer(Learner):
 
         image_vectors float[b, Dt] of this process; rows int[B] of the whole batch, -1 for no photograph.
         """
+        assert self.captions is not None  # or there is nothing to contrast
         self.captions = self.captions.to(rows.device)
         used = rows >= 0
         image = whole_batch(image_vectors)[used]
@@ -125,7 +130,7 @@ class Scorer(Learner):
         everyone = torch.arange(len(self.captions), device=rows.device)
         bank = self.captions[everyone, rows[used][0] % 5].clone()
         bank[photographs] = self.captions[photographs, rows[used] % 5]
-        alignment = self.model.alignment
+        alignment = alignment_of(self.model)
         logits = alignment.logit_scale.exp().clamp(max=100) * image @ alignment.map_prompt(bank).T
         return cross_entropy(logits, photographs)
 
@@ -155,11 +160,11 @@ def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:
             write_rated(output / "test.csv", ratings, split_rated(ratings, recipe).test)
 
 
-def scorer_of(recipe: Stage1) -> tuple[Scorer, MintIQAProcessor]:
+def learner_of(recipe: Stage1) -> tuple[ScoreLearner, MintIQAProcessor]:
     """The start of the run: the same weights whenever it is called, and what the recipe names trains."""
     set_seed(recipe.seed)
     model, processor = load_model(recipe.model)
-    scorer = Scorer(model, recipe)
+    scorer = ScoreLearner(model, recipe)
     declare(scorer, recipe.trains, model.config.is_referenced, foreign=STAGE2_PARTS)
     return scorer, processor
 
@@ -169,16 +174,17 @@ def train(recipe: Stage1, resume: bool = False, deepspeed: Path | None = None) -
     checkpoint = begin(recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    scorer, processor = scorer_of(recipe)
+    scorer, processor = learner_of(recipe)
     data, scorer.captions = data_of(recipe, scorer.model.to(device()), processor)
     groups = parameter_groups(scorer.model, recipe)
     trainer = PlanTrainer(recipe, scorer, groups, data, data.collate, deepspeed)
     learned = run_to_end(trainer, checkpoint)
     folder = Path(recipe.output) / "model"
     if rank() == 0:
-        finished, processor = scorer_of(recipe)  # what didn't train is again that of the start, to the bit
+        finished, processor = learner_of(recipe)  # what didn't train is again that of the start, to the bit
         restore(finished, learned)
         shutil.rmtree(folder, ignore_errors=True)
+        print(f"{FIGURE}{trainer.last_loss()}", flush=True)
         with writing(folder), written_whole(folder) as temporary:
             finished.model.config.language["taught"] = False
             finished.model.config.processor["fitted_size"] = pictures.stored_side(processor.image_size)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import set_seed
 
-from instruct_data.recipes import read_settings
 from mint_iqa.assessor import Assessor
 from mint_iqa.checkpoints.finding import find_checkpoint
 from mint_iqa.errors import MintIQAError
@@ -34,16 +33,16 @@ from mint_iqa.records import ModelInfo
 from mint_iqa.vocabulary import FAULT_WORDS
 from train.data import pictures
 from train.data.looks import CLEAN_FROM
-from train.data.questions import Found, Instructions, detected, draw_instructions
-from train.data.samples import Samples, Told, examples_of, read_samples
+from train.data.questions import Found, InstructionSet, StoredInstructions, detected, draw_instructions
+from train.data.samples import FileInstructions, Samples, examples_of, read_samples
 from train.data.sets import learned_of, split
 from train.data.sources import Sources, read_sources
-from train.engine.checkpoints import begin, bind, rank, save_model, writing
+from train.engine.checkpoints import FIGURE, begin, bind, held_out, rank, save_model, writing
 from train.engine.commands import command
 from train.engine.distributed import whole_batch
 from train.engine.parameters import STAGE1_PARTS, Learner, declare
 from train.engine.precision import autocast
-from train.engine.recipes import Stage1, Stage2
+from train.engine.recipes import Stage2
 from train.engine.trainer import PlanTrainer, device, run_to_end
 
 GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apart with certainty
@@ -75,8 +74,8 @@ class Explainer(Learner):
         words = normalize((words - words.mean(dim=0)).float(), dim=-1)
         seen = normalize(soft.float().mean(dim=1), dim=-1)
         # -100: no fault to show.
-        wanted = [names.index(fault) if fault else -100 for fault in inputs["fault"]]
-        wanted = torch.tensor(wanted, device=seen.device)
+        numbers = [names.index(fault) if fault else -100 for fault in inputs["fault"]]
+        wanted = torch.tensor(numbers, device=seen.device)
         each = whole_batch(cross_entropy(GROUNDING_SCALE * seen @ words.T, wanted, reduction="none"))
         return each.sum() / (whole_batch(wanted) >= 0).sum().clamp(min=1)
 
@@ -185,7 +184,7 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
 
 def data_of(
     recipe: Stage2, told: Samples | None, explainer: Explainer, processor: MintIQAProcessor
-) -> tuple[Instructions, Told | None]:
+) -> tuple[InstructionSet, FileInstructions | None]:
     """What the run reads, in order, and what its loss is only measured on. told: the recipe's own data."""
     explainer.model.eval()
     if told is None:
@@ -194,15 +193,15 @@ def data_of(
     return examples_of(told, scorer, explainer.language, recipe.passes, recipe.seed)
 
 
-def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> Instructions:
+def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> StoredInstructions:
     """Pictures of stage 1's own training split, and answers that are true of them."""
     sources = read_sources(processor.image_size)
-    first = read_settings(Stage1, Path(recipe.stage1) / "recipe.json")
+    first = held_out(Path(recipe.stage1))
     rows = split(sources.human, first).train.tolist()
     photographs = range(learned_of(sources.photographs, first.held_out_photographs))
     found = find_faults(explainer.model, processor, sources, rows)
     examples = draw_instructions(sources, rows, photographs, found, recipe.examples, recipe.seed)
-    return Instructions(examples, sources, processor, explainer.language)
+    return StoredInstructions(examples, sources, processor, explainer.language)
 
 
 def start_of(recipe: Stage2) -> tuple[MintIQAModel, MintIQAProcessor]:
@@ -256,6 +255,7 @@ def train(recipe: Stage2, resume: bool = False, deepspeed: Path | None = None) -
         tell_loss("after", explainer, measured, recipe.batch_size)
     folder = Path(recipe.output) / "model"
     if rank() == 0:
+        print(f"{FIGURE}{trainer.last_loss()}", flush=True)
         finish(recipe, explainer.language, learned, folder)
     return folder
 
@@ -274,16 +274,9 @@ def finish(recipe: Stage2, language: LanguageModel, learned: dict[str, Tensor], 
             save_adapter(language, learned, temporary / "language", model.config)
 
 
-if __name__ == "__main__":
-    sys.exit(command(Stage2, train, __doc__))
-
-
 @torch.inference_mode()
-def tell_loss(when: str, explainer: Any, data: Told, batch_size: int) -> float | None:
-    """Print and return the mean cross-entropy of the answers' tokens, in nats; None without an example.
-
-    explainer: a `train.stage2.Explainer`.
-    """
+def tell_loss(when: str, explainer: Explainer, data: FileInstructions, batch_size: int) -> float | None:
+    """Print and return the mean cross-entropy of the answers' tokens, in nats; None without an example."""
     if not len(data):
         return None
     explainer.eval()
@@ -296,3 +289,7 @@ def tell_loss(when: str, explainer: Any, data: Told, batch_size: int) -> float |
         tokens += count
     print(f"Loss on {len(data)} validation samples {when}: {total / tokens:.3f}", flush=True)
     return total / tokens
+
+
+if __name__ == "__main__":
+    sys.exit(command(Stage2, train, __doc__))

@@ -14,6 +14,7 @@ from mint_iqa.files import cache_root
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from train.engine.checkpoints import writing
+from train.engine.parameters import alignment_of
 from train.engine.precision import autocast
 
 
@@ -23,8 +24,9 @@ def caption_bank(
 ) -> Tensor:
     """float[N, 5, Dt]: the frozen sentence vectors of each photograph's five captions; computed once."""
     texts = [(p["captions"] * 5)[:5] for p in photographs]
+    alignment = alignment_of(model)
     made_of = hashlib.sha256(json.dumps(texts).encode())
-    for weight in model.alignment.text_encoder.state_dict().values():
+    for weight in alignment.text_encoder.state_dict().values():
         made_of.update(weight.cpu().contiguous().numpy().tobytes())
     path = cache_root() / "pictures" / f"captions-{made_of.hexdigest()[:16]}.safetensors"
     if not path.exists():
@@ -36,7 +38,7 @@ def caption_bank(
             text = processor.tokenize(batch)
             ids, mask = text.ids.to(model.device), text.mask.to(model.device)
             with autocast(model.device.type):
-                vectors |= dict(zip(batch, model.alignment.encode_text(ids, mask).cpu(), strict=True))
+                vectors |= dict(zip(batch, alignment.encode_text(ids, mask).cpu(), strict=True))
         bank = torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])
         # Under its name only when it is whole, whatever kills the process.
         temporary = path.with_name(f".{path.name}-{os.getpid()}")

@@ -1,103 +1,105 @@
-"""What the frozen tower and Q-Former 1 say of the training pictures, computed once for every fold.
+"""What a frozen tower and Q-Former 1 say of the training pictures, computed once for every fold.
 
-    python -m train.data.features runs/aligned --shard 0/2 &
-    python -m train.data.features runs/aligned --shard 1/2
-
-One row a look: a picture with its own prompt, and with a second one (none, one word exchanged, or another
+One row per look: a picture with its own prompt, and with a second one (none, one word exchanged, or another
 picture's). Second prompts of AGIQA-3K pictures come from the picture's own fold of five, so that no test
-prompt is ever seen in training, whichever fold is kept out. train.tune takes from here what Q-Former 1 says
-of each look, and where its pixels are. 40 minutes on 2 cores.
+prompt is ever seen in training, whichever fold is kept out. Features lie beside their model, in parts: a
+stopped computation continues with the part that it was at. 40 minutes on 2 cores.
 """
 
-import argparse
-import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from mint_iqa.checkpoints.finding import revision_of
-from mint_iqa.errors import MintIQAError
-from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.model.modeling import EncodedImage, MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from train.data import pictures, sets
-from train.data.looks import Example, Picture, look, picture_of
-from train.data.sets import FOLDS, folds_of
+from train.data.looks import Example, look, picture_of
+from train.data.sets import FOLDS, SETS, folds_of, learned_of
 from train.data.sources import Sources, read_sources
-from train.engine.checkpoints import AGAIN, writing
-from train.engine.commands import ends_in_a_sentence
+from train.engine.checkpoints import held_out, writing
+from train.engine.parameters import alignment_of
 from train.engine.precision import autocast
-from train.engine.recipes import Stage1
 
-PHOTOGRAPHS = 1200
 # Of AGIQA-3K's four twins a picture all but the small one.
 KEPT_TWINS = (0, 2, 3, 4)
-SETS = ("agiqa3k", "flickr8k")
+NO_PROMPT_SHARE = 0.25  # of second prompts
 BATCH = 32
+PARTS = 8  # files, each of an eighth of the looks
 
-Look = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
+DrawnLook = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
 
 
-def draw_looks(sources: Sources, seed: int = 0) -> list[Look]:
-    """Looks over the chosen pictures, seeded."""
+@torch.inference_mode()
+def encode(model: MintIQAModel, batches: Iterable[Tensor], half: bool = False) -> Iterator[EncodedImage]:
+    """Batches of pixel_values float[B, 3, H, W] -> what the tower says of them for scoring.
+
+    half: under `autocast`, for pictures that are only learned from.
+    """
+    for pixel_values in batches:
+        place = pixel_values.to(model.device, model.dtype)
+        with autocast(model.device.type, half):
+            encoded = model.encode_image(place, explain=False)
+        yield encoded
+
+
+def draw_looks(sources: Sources, photographs: int, seed: int = 0) -> list[DrawnLook]:
+    """Looks over AGIQA-3K and the first `photographs` of Flickr8k, in a seeded order."""
     rng = np.random.default_rng(seed)
-    recipe = Stage1(no_prompt_share=0.25)
     fold = folds_of(sources.human)
     pools = [
         sorted({r["prompt"] for r, f in zip(sources.human, fold, strict=True) if f == k})
         for k in range(FOLDS)
     ]
-    captions = [p["captions"][0] for p in sources.photographs[:PHOTOGRAPHS]]
+    captions = [p["captions"][0] for p in sources.photographs[:photographs]]
     looks = []
     for name, every, keep in (("agiqa3k", 5, KEPT_TWINS), ("flickr8k", 3, (0, 1, 2))):
         for i, row in enumerate(sources.rows[name]):
             photograph = name == "flickr8k"
-            if i % every not in keep or (photograph and row.source >= PHOTOGRAPHS):
+            if i % every not in keep or (photograph and row.source >= photographs):
                 continue
-            picture: Picture = picture_of(sources, name, row, i)
             pool = captions if photograph else pools[fold[row.source]]
             source = -1 if photograph else row.source
-            looks.append(
-                (look(picture, pool, recipe, rng), source, -1 if photograph else int(fold[row.source]))
-            )
-    return [looks[i] for i in rng.permutation(len(looks))]  # so that every shard costs the same
+            drawn = look(picture_of(sources, name, row, i), pool, NO_PROMPT_SHARE, rng)
+            looks.append((drawn, source, -1 if photograph else int(fold[row.source])))
+    return [looks[i] for i in rng.permutation(len(looks))]  # so that every part costs the same
 
 
 @torch.inference_mode()
-def encode(
-    model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, examples: list[Example]
+def features_of(
+    model: MintIQAModel, processor: MintIQAProcessor, sources: Sources, examples: list[Example], title: str
 ) -> dict[str, Tensor]:
-    """statistics, image vectors, mean query outputs and prompt vectors of both prompts, float16[N, ...]."""
+    """Statistics, image vectors, mean query outputs and prompt vectors of both prompts, float16[N, ...]."""
     inner = pictures.center(processor.image_size)
+    alignment = alignment_of(model)
     found: dict[str, list[Tensor]] = {}
-    for start in tqdm(range(0, len(examples), BATCH), desc="Looks", disable=None, mininterval=10):
-        part = examples[start : start + BATCH]
-        crops = np.stack([sources.pixels[e.pixels[0]][e.pixels[1]][inner, inner] for e in part])
+    parts = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
+    crops = (np.stack([sources.pixels[e.pixels[0]][e.pixels[1]][inner, inner] for e in p]) for p in parts)
+    batches = tqdm(map(processor.normalize, crops), title, len(parts), disable=None, mininterval=10)
+    for part, encoded in zip(parts, encode(model, batches, half=True), strict=True):
         with autocast():
-            encoded = model.encode_image(processor.normalize(crops))
-            row = {
-                "statistics": encoded.statistics,
-                "image": model.alignment.image_vector(encoded.image_embeds),
-            }
+            row = {"statistics": encoded.statistics, "image": alignment.image_vector(encoded.image_embeds)}
             for which, prompts in (
                 ("first", [e.prompt for e in part]),
                 ("second", [e.second_prompt for e in part]),
             ):
                 text = processor.tokenize(prompts)
-                row[f"{which}_queries"] = model.qformer1(encoded.image_embeds, text.ids, text.mask).mean(
-                    dim=1
-                )
-                row[f"{which}_prompt"] = model.alignment.encode_text(text.ids, text.mask)
+                queries = model.qformer1(encoded.image_embeds, text.ids, text.mask)
+                row[f"{which}_queries"] = queries.mean(dim=1)
+                row[f"{which}_prompt"] = alignment.encode_text(text.ids, text.mask)
         for key, value in row.items():
             found.setdefault(key, []).append(value.half())
     return {key: torch.cat(values) for key, values in found.items()}
 
 
-def targets(looks: list[Look]) -> dict[str, Tensor]:
+def targets(looks: list[DrawnLook]) -> dict[str, Tensor]:
     """What is known of the looks: where their pixels are (`SETS`, row there), targets, source."""
     examples = [e for e, _, _ in looks]
     return {
@@ -112,51 +114,45 @@ def targets(looks: list[Look]) -> dict[str, Tensor]:
     }
 
 
-def origin(run: Path) -> dict[str, str]:
-    """What features are made of: the run's model, and the pictures."""
-    files = {name: pictures.made_of(sets.paths_of(name)) for name in SETS}
-    return {"model": revision_of(run / "model"), **files}
+def load_features(run: Path, photographs: int) -> dict[str, Tensor]:
+    """Every look of the run's model, real numbers as float32; what is missing is computed first.
 
-
-def load_features(run: Path) -> dict[str, Tensor]:
-    """Every shard's looks, one after the other; real numbers as float32.
-
-    MintIQAError where there are none, or they are of another model than the run's, or of other pictures.
+    photographs: of Flickr8k, the first; those that the run keeps out are left out here too. Parts of another
+    model or of other pictures are computed anew. MintIQAError where the run or the pictures are missing.
     """
-    paths, shards = sorted(run.glob("features-*.safetensors")), []
-    wanted = origin(run) if paths else {}
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            if file.metadata() == wanted:
-                shards.append(load_file(path))
-    whole = {f"features-{part}of{len(paths)}" for part in range(len(paths))}
-    if not shards or len(shards) < len(paths) or {path.stem for path in paths} != whole:
-        raise MintIQAError(
-            "features_missing",
-            f"{run} lacks features of its model and these pictures, or has other ones: delete "
-            f"{run}/features-* and run python -m train.data.features {run}.",
-        )
-    found = {key: torch.cat([shard[key] for shard in shards]) for key in shards[0]}
+    kept = held_out(run)
+    photographs = min(photographs, learned_of(sets.flickr8k(sets.data_root()), kept.held_out_photographs))
+    files = {name: pictures.made_of(sets.paths_of(name)) for name in SETS}
+    origin = {"model": revision_of(run / "model"), "photographs": str(photographs), **files}
+    paths = [run / f"features-{part}of{PARTS}.safetensors" for part in range(PARTS)]
+    if any(_origin(path) != origin for path in paths):
+        _compute(run, paths, origin, photographs)
+    parts = [load_file(path) for path in paths]
+    found = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     return {k: v.float() if v.is_floating_point() else v for k, v in found.items()}
 
 
-@ends_in_a_sentence
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--shard", default="0/1", help="which part of how many, for several processes")
-    options = parser.parse_args()
-    part, parts = (int(n) for n in options.shard.split("/"))
-    model = MintIQAModel.from_pretrained(options.run / "model", dtype=torch.float32).eval()
+def _origin(path: Path) -> dict[str, str] | None:
+    """What the features in a file were made of; None where there is none."""
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        return file.metadata()
+
+
+def _compute(run: Path, paths: list[Path], origin: dict[str, str], photographs: int) -> None:
+    model = MintIQAModel.from_pretrained(run / "model", dtype=torch.float32).eval()
     processor = MintIQAProcessor.from_config(model.config)
     sources = read_sources(processor.image_size)
-    looks = draw_looks(sources)[part::parts]
-    examples = [e for e, _, _ in looks]
-    found = encode(model, processor, sources, examples) | targets(looks)
-    path = options.run / f"features-{part}of{parts}.safetensors"
-    with writing(options.run, AGAIN):
-        save_file(found, path, metadata=origin(options.run))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    looks = draw_looks(sources, photographs)
+    for part, path in enumerate(paths):
+        with FileLock(path.with_suffix(".lock")):  # of several processes one computes it
+            if _origin(path) == origin:
+                continue
+            own = looks[part::PARTS]
+            title = f"Features {part + 1}/{PARTS}"
+            found = features_of(model, processor, sources, [e for e, _, _ in own], title) | targets(own)
+            temporary = path.with_suffix(".part")
+            with writing(run, "run it again: it continues with this part"):
+                save_file(found, temporary, metadata=origin)
+                temporary.replace(path)

@@ -16,12 +16,12 @@ from instruct_data.damage.artifacts import kept_authenticity
 from instruct_data.prompts import EXCHANGED_SHARE, UNRELATED_SCORE, exchange_word, unrelated_prompt
 from mint_iqa.errors import MintIQAError
 from mint_iqa.model.processing import MintIQAProcessor
-from mint_iqa.vocabulary import DIMENSIONS, FAULTS
+from mint_iqa.vocabulary import DIMENSIONS, FAULTS, Dimension
 from train.data import pictures
 from train.data.pictures import CLEAN, Row
 from train.data.ratings import Ratings
 from train.data.sets import check_fold, learned_of, split
-from train.data.sources import RATED, Sources, split_rated
+from train.data.sources import OWN, Sources, split_rated
 from train.engine.recipes import Stage1
 
 NAN = float("nan")
@@ -44,7 +44,7 @@ class Example:
     pixels: tuple[str, int]  # set, index
     prompt: str
     second_prompt: str  # a wrong one, or "" for none
-    targets: tuple[float, float, float]  # quality, authenticity, correspondence
+    targets: tuple[float, ...]  # one for each of DIMENSIONS
     second_correspondence: float
     faults: tuple[float, ...]
     seed: int
@@ -59,9 +59,7 @@ class Picture:
     pixels: tuple[str, int]
     row: Row
     prompts: Sequence[str]
-    quality: float
-    authenticity: float
-    correspondence: float
+    scores: dict[Dimension, float]  # 0..1; NaN or absent: unknown
     human: bool
     clean_before: bool  # whether it is known to have had no fault of its own
     caption: int = -1
@@ -93,7 +91,10 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     pool = sorted({text for picture in known if picture.human for text in picture.prompts if text})
     captions = [p["captions"][0] for p in sources.photographs[:learned]]
     # Twins take captions for wrong prompts, where photographs bring some.
-    return [look(known[i], pool if known[i].human else captions or pool, recipe, rng) for i in order]
+    return [
+        look(known[i], pool if known[i].human else captions or pool, recipe.no_prompt_share, rng)
+        for i in order
+    ]
 
 
 def _rows(sources: Sources, name: str, used: set[int]) -> list[tuple[int, Row]]:
@@ -116,31 +117,19 @@ def _human(sources: Sources, row: Row, index: int) -> Picture:
     label = sources.human[row.source]
     quality, correspondence = float(label["mos_quality"]) / 5, float(label["mos_align"]) / 5
     authenticity = AUTHENTICITY_OFFSET + AUTHENTICITY_SLOPE * quality
-    picture = Picture(
-        ("agiqa3k", index),
-        row,
-        [label["prompt"]],
-        quality,
-        authenticity,
-        correspondence,
-        row.variant == CLEAN,
-        clean_before=quality >= CLEAN_FROM,
-    )
+    scores = _scores(quality=quality, authenticity=authenticity, correspondence=correspondence)
+    clean = row.variant == CLEAN
+    picture = Picture(("agiqa3k", index), row, [label["prompt"]], scores, clean, quality >= CLEAN_FROM)
     return _faulted(picture)
 
 
 def _photograph(sources: Sources, row: Row, index: int) -> Picture:
     captions = sources.photographs[row.source]["captions"]
+    scores = _scores(
+        quality=PHOTOGRAPH_QUALITY, authenticity=PHOTOGRAPH_AUTHENTICITY, correspondence=MATCHING_CAPTION
+    )
     picture = Picture(
-        ("flickr8k", index),
-        row,
-        captions,
-        PHOTOGRAPH_QUALITY,
-        PHOTOGRAPH_AUTHENTICITY,
-        MATCHING_CAPTION,
-        human=False,
-        clean_before=True,
-        caption=row.source,
+        ("flickr8k", index), row, captions, scores, human=False, clean_before=True, caption=row.source
     )
     return _faulted(picture)
 
@@ -148,24 +137,26 @@ def _photograph(sources: Sources, row: Row, index: int) -> Picture:
 def _rated(ratings: Ratings, index: int) -> Picture:
     """One of your own pictures: what nobody rated is unknown, and so are its faults."""
     record = ratings.records[index]
-    quality, authenticity, correspondence = (record.mos.get(d, NAN) / 100 for d in DIMENSIONS)
+    scores = {name: mos / 100 for name, mos in record.mos.items()}
     prompts, row = [record.prompt or ""], Row(index, CLEAN)
-    return Picture(
-        (RATED, index), row, prompts, quality, authenticity, correspondence, human=True, clean_before=False
-    )
+    return Picture((OWN, index), row, prompts, scores, human=True, clean_before=False)
+
+
+def _scores(**known: float) -> dict[Dimension, float]:
+    return {name: known[name] for name in DIMENSIONS if name in known}
 
 
 def _faulted(picture: Picture) -> Picture:
     """Targets of a twin. Each fault is labeled where people's judgment of it is known, and nowhere else."""
-    row = picture.row
+    row, scores = picture.row, picture.scores
     if row.variant == "small":
-        picture.quality = NAN
+        scores["quality"] = NAN
     elif row.fault == "malformation":
-        picture.quality = NAN
-        picture.authenticity *= kept_authenticity(row.severity)
+        scores["quality"] = NAN
+        scores["authenticity"] *= kept_authenticity(row.severity)
     elif row.fault:
-        picture.quality *= pictures.kept_quality(row.fault, row.level)
-        picture.correspondence = NAN
+        scores["quality"] *= pictures.kept_quality(row.fault, row.level)
+        scores["correspondence"] = NAN
     return picture
 
 
@@ -175,16 +166,21 @@ def _fault_targets(picture: Picture) -> tuple[float, ...]:
     return tuple(row.severity if name == row.fault else other for name in FAULTS)
 
 
-def look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator) -> Example:
+def look(picture: Picture, pool: Sequence[str], no_prompt_share: float, rng: np.random.Generator) -> Example:
+    """A picture with one of its prompts and a second one: none, one word exchanged, or one of `pool`.
+
+    no_prompt_share: how often none.
+    """
     which = int(rng.integers(len(picture.prompts)))
     prompt = picture.prompts[which]
     # What a fault does to correspondence nobody measured: before it, a caption fitted as captions do.
-    spoilt = picture.row.fault and np.isnan(picture.correspondence)
-    known = MATCHING_CAPTION if spoilt else picture.correspondence
+    known = picture.scores.get("correspondence", NAN)
+    if picture.row.fault and np.isnan(known):
+        known = MATCHING_CAPTION
     try:
-        second, target = _second_look(prompt, known, pool, recipe, rng)
+        second, target = _second_look(prompt, known, pool, no_prompt_share, rng)
     except ValueError:
-        if picture.pixels[0] != RATED:
+        if picture.pixels[0] != OWN:
             raise
         second, target = "", NAN  # your own ratings may be of one subject
     caption = picture.caption * 5 + which if picture.caption >= 0 else -1
@@ -192,7 +188,7 @@ def look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.G
         picture.pixels,
         prompt,
         second,
-        (picture.quality, picture.authenticity, picture.correspondence),
+        tuple(picture.scores.get(name, NAN) for name in DIMENSIONS),
         target,
         _fault_targets(picture),
         int(rng.integers(2**31)),
@@ -202,13 +198,13 @@ def look(picture: Picture, pool: Sequence[str], recipe: Stage1, rng: np.random.G
 
 
 def _second_look(
-    prompt: str, correspondence: float, pool: Sequence[str], recipe: Stage1, rng: np.random.Generator
+    prompt: str, correspondence: float, pool: Sequence[str], no_prompt_share: float, rng: np.random.Generator
 ) -> tuple[str, float]:
     """The same picture with no prompt, with one word exchanged, or with a prompt of another picture."""
     draw = rng.random()
-    if draw < recipe.no_prompt_share or not prompt:
+    if draw < no_prompt_share or not prompt:
         return "", NAN
-    if draw < recipe.no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
+    if draw < no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
         return exchange.prompt, correspondence * EXCHANGED_SHARE
     # Where nobody rated the right prompt, low scores of wrong ones would be all that is learned.
     return unrelated_prompt(prompt, pool, rng), NAN if np.isnan(correspondence) else UNRELATED_SCORE
@@ -232,7 +228,7 @@ class Looks(Dataset[dict[str, Any]]):
         crop = self.sources.pixels[name][row][top : top + size, left : left + size]
         return {"example": example, "pixels": crop[:, ::-1] if rng.random() < 0.5 else crop}
 
-    def collate(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         examples = [item["example"] for item in items]
         prompt = self.processor.tokenize([e.prompt for e in examples])
         second = self.processor.tokenize([e.second_prompt for e in examples])

@@ -27,8 +27,8 @@ from instruct_data.damage.faults import KADID_SCORES, apply_fault, severity_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import cache_root, write_whole
 from mint_iqa.images import Fit, read_image
-from mint_iqa.vocabulary import FAULTS
-from train.data.sets import _there
+from mint_iqa.vocabulary import FAULTS, FaultName
+from train.data.sets import SETS, naming_what_is_missing, paths_of
 from train.engine.checkpoints import writing
 
 # Flickr8k's photographs are squeezed to this side. Copies of generated pictures at this size keep the model
@@ -53,7 +53,7 @@ class Row:
 
     source: int
     variant: str  # clean | small | fault
-    fault: str | None = None
+    fault: FaultName | None = None
     level: int = 0
     severity: float = 0.0
 
@@ -67,15 +67,17 @@ def variants(source: int, path: str, kinds: tuple[str, ...], seed: int) -> Itera
         if kind == "small":
             yield Row(source, "small"), image.resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BICUBIC)
             continue
-        name = "malformation" if kind == "malformation" else KADID_FAULTS[rng.integers(len(KADID_FAULTS))]
+        name: FaultName = (
+            "malformation" if kind == "malformation" else KADID_FAULTS[rng.integers(len(KADID_FAULTS))]
+        )
         level = int(rng.integers(1, 6))
         faulted = apply_fault(image, name, level, rng, scale=max(image.size) / KADID_SIDE)
         yield Row(source, "fault", name, level, severity_of(name, level)), faulted.image
 
 
 def _work(job: tuple[Fit, int, str, tuple[str, ...], int]) -> list[tuple[Row, NDArray[np.uint8]]]:
-    fit, *rest = job
-    return [(row, np.asarray(fit(image))) for row, image in variants(*rest)]
+    fit, source, path, kinds, seed = job
+    return [(row, np.asarray(fit(image))) for row, image in variants(source, path, kinds, seed)]
 
 
 def build(
@@ -97,9 +99,15 @@ def build(
             _build(folder, name, Fit(stored_side(image_size), max_aspect), paths, kinds, seed)
 
 
+def are_stored(image_size: int) -> bool:
+    """Whether the training pictures of both sets are there, of the files that are there now."""
+    folder = pictures_folder(image_size)
+    return all(_stored(folder, name).get("made_of") == made_of(paths_of(name)) for name in SETS)
+
+
 def made_of(paths: Sequence[str]) -> str:
     """A digest of the files that stored pictures come from: their names and sizes, in order."""
-    with _there():
+    with naming_what_is_missing():
         files = [(Path(path).name, Path(path).stat().st_size) for path in paths]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 

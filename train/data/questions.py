@@ -1,5 +1,6 @@
 """Stage 2's examples: a picture, its scores in words, a question, and the answer that the truth gives it."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,7 @@ def draw_instructions(
     return drawn
 
 
-_Pool = list[tuple[tuple[str, int], Row, list[tuple[FaultName, float]]]]
+_Pool = list[tuple[tuple[str, int], Row, Sequence[tuple[FaultName, float]]]]
 
 
 def _pools(sources: Sources, human: set[int], photographs: set[int], found: Found) -> dict[str, _Pool]:
@@ -101,7 +102,9 @@ def _pools(sources: Sources, human: set[int], photographs: set[int], found: Foun
             if row.source not in used or row.variant == "small":
                 continue
             sure = name == "flickr8k" or float(sources.human[row.source]["mos_quality"]) / 5 >= CLEAN_FROM
-            own = [(row.fault, row.severity)] if row.fault else [] if sure else found.get(i, [])
+            own: Sequence[tuple[FaultName, float]] = [] if sure else found.get(i, [])
+            if row.fault:
+                own = [(row.fault, row.severity)]
             if sure or row.variant == CLEAN:
                 kind = "clean" if sure else "unsure"
                 if row.fault:
@@ -114,7 +117,7 @@ def _instruction(
     sources: Sources,
     pixels: tuple[str, int],
     row: Row,
-    faults: list[tuple[FaultName, float]],
+    faults: Sequence[tuple[FaultName, float]],
     kind: str,
     prompts: Sequence[str],
     rng: np.random.Generator,
@@ -169,17 +172,13 @@ def detected(severities: Sequence[float], names: Sequence[FaultName]) -> list[tu
     return [(n, float(s)) for n, s in zip(names, severities, strict=True) if s >= NAMED_FROM]
 
 
-class Instructions(Dataset[Instruction]):
-    """Examples as padded token ids; the picture is the middle of its stored square."""
+class InstructionSet(Dataset[Instruction]):
+    """Examples as padded token ids; where their pictures come from is for a subclass to say."""
 
     def __init__(
-        self,
-        examples: list[Instruction],
-        sources: Sources,
-        processor: MintIQAProcessor,
-        language: LanguageModel,
+        self, examples: list[Instruction], processor: MintIQAProcessor, language: LanguageModel
     ) -> None:
-        self.examples, self.sources, self.processor, self.language = examples, sources, processor, language
+        self.examples, self.processor, self.language = examples, processor, language
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -187,15 +186,15 @@ class Instructions(Dataset[Instruction]):
     def __getitem__(self, index: int) -> Instruction:
         return self.examples[index]
 
+    @abstractmethod
     def crops(self, items: Sequence[Instruction]) -> NDArray[np.uint8]:
         """uint8[B, S, S, 3] of the size that the tower sees."""
-        inner = pictures.center(self.processor.image_size)
-        return np.stack([self.sources.pixels[i.pixels[0]][i.pixels[1]][inner, inner] for i in items])
 
     def collate(self, items: Sequence[Instruction]) -> dict[str, Any]:
         prompt = self.processor.tokenize([i.prompt for i in items])
         question = self.processor.tokenize([i.question for i in items])
-        tokens = [self.language.tokens(i.scores, i.question, i.history) for i in items]
+        scores = [{str(name): score for name, score in i.scores.items()} for i in items]
+        tokens = [self.language.tokens(s, i.question, i.history) for s, i in zip(scores, items, strict=True)]
         tokenizer, end = self.language.tokenizer, self.language.end_of_turn
         answers = [[*tokenizer(i.answer, add_special_tokens=False)["input_ids"], end] for i in items]
         return {
@@ -206,3 +205,21 @@ class Instructions(Dataset[Instruction]):
             "fault": [i.fault for i in items],
             "tokens": tokens, "answers": answers,
         }  # fmt: skip
+
+
+class StoredInstructions(InstructionSet):
+    """The picture is the middle of its stored square."""
+
+    def __init__(
+        self,
+        examples: list[Instruction],
+        sources: Sources,
+        processor: MintIQAProcessor,
+        language: LanguageModel,
+    ) -> None:
+        super().__init__(examples, processor, language)
+        self.sources = sources
+
+    def crops(self, items: Sequence[Instruction]) -> NDArray[np.uint8]:
+        inner = pictures.center(self.processor.image_size)
+        return np.stack([self.sources.pixels[i.pixels[0]][i.pixels[1]][inner, inner] for i in items])

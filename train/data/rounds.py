@@ -8,6 +8,7 @@ import numpy as np
 
 from mint_iqa.files import write_whole
 from mint_iqa.metrics import srcc
+from mint_iqa.vocabulary import Dimension
 from train.data.sets import LABELS
 
 
@@ -27,7 +28,9 @@ def write_epoch(folder: Path, epoch: int, scores: dict[str, list[float]]) -> Non
     write_whole(folder / f"epoch{epoch}.json", json.dumps(scores))
 
 
-def of_part(folder: Path, epoch: int, task: str, part: str) -> tuple[list[float], list[float], list[str]]:
+def of_part(
+    folder: Path, epoch: int, task: Dimension, part: str
+) -> tuple[list[float], list[float], list[str]]:
     """(scores, human scores, prompts) of the validation or the test pictures after an epoch."""
     labels = json.loads((folder / "pictures.json").read_text())
     scores = json.loads((folder / f"epoch{epoch}.json").read_text())[task]

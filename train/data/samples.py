@@ -22,12 +22,12 @@ from mint_iqa.images import read_image
 from mint_iqa.language.llm import LanguageModel
 from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.vocabulary import DIMENSIONS, NAMED_FROM, Dimension, FaultName
-from train.data.questions import Instruction, Instructions, detected
+from train.data.questions import Instruction, InstructionSet, detected
 from train.data.vectors import Shown, features_of
 
 
-class Told(Instructions):
-    """Examples as padded token ids; pictures are read when needed, and whole, as the Assessor reads them."""
+class FileInstructions(InstructionSet):
+    """Pictures are read when needed, and whole, as the Assessor reads them."""
 
     def __init__(
         self,
@@ -37,7 +37,8 @@ class Told(Instructions):
         language: LanguageModel,
     ) -> None:
         """paths: the pictures' files, by the number in each example's `pixels`."""
-        self.examples, self.paths, self.processor, self.language = examples, paths, processor, language
+        super().__init__(examples, processor, language)
+        self.paths = paths
 
     def crops(self, items: Sequence[Instruction]) -> NDArray[np.uint8]:
         read = [read_image(self.paths[item.pixels[1]]).rgb for item in items]
@@ -76,8 +77,8 @@ def read_samples(source: str, images: str | None) -> Samples:
     if missing := [s.image for s in samples if s.image not in hashes]:
         raise MintIQAError(
             "image_missing",
-            f"{missing[0]!r:.200} of {source} is no file in {folder} ({len(missing)} of {len(samples)} "
-            "samples lack theirs): give the folder with images=FOLDER.",
+            f"{missing[0]!r:.200} of {source} was not found in {folder} ({len(missing)} of {len(samples)} "
+            "images are missing): give their folder with images=FOLDER.",
         )
     return Samples(
         source, samples, [Shown(folder / s.image, hashes[s.image], s.prompt or "") for s in samples]
@@ -85,32 +86,32 @@ def read_samples(source: str, images: str | None) -> Samples:
 
 
 def examples_of(
-    told: Samples, assessor: Assessor, language: LanguageModel, passes: float, seed: int
-) -> tuple[Told, Told]:
+    read: Samples, assessor: Assessor, language: LanguageModel, passes: float, seed: int
+) -> tuple[FileInstructions, FileInstructions]:
     """What is learned, `passes` times over in a seeded order, and what is only measured on (may be empty)."""
-    examples = _examples(told, assessor)
-    held_out = [s.split == "validation" for s in told.samples]
+    examples = _examples(read, assessor)
+    held_out = [s.split == "validation" for s in read.samples]
     learned = [e for e, held in zip(examples, held_out, strict=True) if not held]
     measured = [e for e, held in zip(examples, held_out, strict=True) if held]
     rng = np.random.default_rng(seed)
     order = [i for _ in range(int(np.ceil(passes))) for i in rng.permutation(len(learned))]
     kept = [learned[i] for i in order[: max(1, round(passes * len(learned)))]]
-    paths = [picture.path for picture in told.pictures]
-    learning, measuring = (Told(e, paths, assessor.processor, language) for e in (kept, measured))
+    paths = [picture.path for picture in read.pictures]
+    learning, measuring = (FileInstructions(e, paths, assessor.processor, language) for e in (kept, measured))
     return learning, measuring
 
 
 @torch.inference_mode()
-def _examples(told: Samples, assessor: Assessor) -> list[Instruction]:
+def _examples(read: Samples, assessor: Assessor) -> list[Instruction]:
     model = assessor.model
-    frozen = features_of(assessor, told.pictures)
-    severities: list[list[float]] = [[] for _ in told.samples]
+    frozen = features_of(assessor, read.pictures)
+    severities: list[list[float]] = [[] for _ in read.samples]
     if model.fault_head is not None:
         vectors = torch.from_numpy(frozen.vectors).unsqueeze(1).to(model.device, model.dtype)
         severities = model.fault_head(vectors).float().sigmoid().tolist()
     return [
         _example(i, sample, 100 * scores.clip(0, 1), detected(found, model.config.faults[: len(found)]))
-        for i, (sample, scores, found) in enumerate(zip(told.samples, frozen.scores, severities, strict=True))
+        for i, (sample, scores, found) in enumerate(zip(read.samples, frozen.scores, severities, strict=True))
     ]
 
 
@@ -123,7 +124,7 @@ def _example(
     """predicted: the model's own scores, 0..100, K of them; found: the faults that it detects."""
     fault = _known_fault(sample)
     return Instruction(
-        ("told", number),
+        ("file", number),
         sample.prompt or "",
         _scores(sample, predicted),
         sample.question,

@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.folds import prompt_folds
-from train.engine.recipes import Stage1
+from mint_iqa.vocabulary import DIMENSIONS, Dimension
+from train.engine.recipes import HeldOut
 
+SETS = ("agiqa3k", "flickr8k")
 # Dimensions that people rated, and the column of AGIQA-3K for each (0..5).
-LABELS = {"quality": "mos_quality", "correspondence": "mos_align"}
+LABELS: dict[Dimension, str] = {"quality": "mos_quality", "correspondence": "mos_align"}
+RATED = [DIMENSIONS.index(name) for name in LABELS]  # their columns among the scores
 
 
 def data_root() -> Path:
@@ -24,12 +28,12 @@ def data_root() -> Path:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    with _there(), path.open(newline="", encoding="utf-8") as file:
+    with naming_what_is_missing(), path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 @contextmanager
-def _there() -> Iterator[None]:
+def naming_what_is_missing() -> Iterator[None]:
     """A file of the data sets that is missing ends in one MintIQAError."""
     try:
         yield
@@ -44,14 +48,14 @@ def _there() -> Iterator[None]:
 def agiqa3k(root: Path) -> list[dict[str, str]]:
     """AGIQA-3K rows: image, prompt, generator, mos_quality, mos_align (0..5), sha256 of the file."""
     rows = read_table(root / "agiqa3k" / "scores.csv")
-    with _there():
+    with naming_what_is_missing():
         for row in rows:
             row["path"] = str(root / "agiqa3k" / row["image"])
             row["sha256"] = hashlib.sha256(Path(row["path"]).read_bytes()).hexdigest()
     return rows
 
 
-def flickr8k(root: Path) -> list[dict[str, object]]:
+def flickr8k(root: Path) -> list[dict[str, Any]]:
     """Photographs with their captions, in file order: path, captions."""
     captions: dict[str, list[str]] = {}
     for row in read_table(root / "flickr8k" / "captions.csv"):
@@ -71,7 +75,7 @@ FOLDS = 5
 
 
 @dataclass
-class Split:
+class Sides:
     """Row numbers of AGIQA-3K or of your own ratings, by role."""
 
     train: NDArray[np.int64]
@@ -96,21 +100,21 @@ def check_fold(test_fold: int | None, folds: int) -> None:
         )
 
 
-def split(human: list[dict[str, str]], recipe: Stage1) -> Split:
+def split(human: list[dict[str, str]], kept: HeldOut) -> Sides:
     """By prompt, byte-identical pictures together. With `leave_out`: that generator's pictures of unseen
     prompts are the test, and no other picture of those prompts trains."""
     everything = np.arange(len(human))
-    check_fold(recipe.test_fold, recipe.folds)
-    if recipe.leave_out and recipe.test_fold is None:
+    check_fold(kept.test_fold, kept.folds)
+    if kept.leave_out and kept.test_fold is None:
         raise MintIQAError("bad_config", "leave_out needs a test_fold: the prompts that are tested on.")
-    if recipe.leave_out and recipe.leave_out not in (known := sorted({r["generator"] for r in human})):
+    if kept.leave_out and kept.leave_out not in (known := sorted({r["generator"] for r in human})):
         raise MintIQAError(
-            "bad_config", f"leave_out is {recipe.leave_out!r}, no generator: give one of {', '.join(known)}."
+            "bad_config", f"leave_out {kept.leave_out!r} is not a generator: give one of {', '.join(known)}."
         )
-    if recipe.test_fold is None:
-        return Split(everything, everything[:0])
-    unseen = folds_of(human, recipe.folds) == recipe.test_fold
-    other = np.array([r["generator"] == recipe.leave_out for r in human])
-    if recipe.leave_out:
-        return Split(everything[~unseen & ~other], everything[unseen & other])
-    return Split(everything[~unseen], everything[unseen])
+    if kept.test_fold is None:
+        return Sides(everything, everything[:0])
+    unseen = folds_of(human, kept.folds) == kept.test_fold
+    other = np.array([r["generator"] == kept.leave_out for r in human])
+    if kept.leave_out:
+        return Sides(everything[~unseen & ~other], everything[unseen & other])
+    return Sides(everything[~unseen], everything[unseen])

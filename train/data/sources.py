@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.folds import unrelated_sets
-from train.data import pictures
+from train.data import pictures, sets
 from train.data.pictures import Row
 from train.data.ratings import Ratings, read_ratings
-from train.data.sets import Split
+from train.data.sets import SETS, Sides
 from train.engine.recipes import Stage1
 
-RATED = "rated"  # the set of your own pictures
+OWN = "rated"  # the set of your own pictures
 
 
 @dataclass
@@ -30,14 +30,14 @@ class Sources:
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
 
-def read_sources(image_size: int, sets: Sequence[str] = ("agiqa3k", "flickr8k")) -> Sources:
+def read_sources(image_size: int, names: Sequence[str] = SETS) -> Sources:
     """These sets, their pictures stored for a model that sees `image_size`."""
     root, sources = sets.data_root(), Sources()
-    if "agiqa3k" in sets:
+    if "agiqa3k" in names:
         sources.human = sets.agiqa3k(root)
-    if "flickr8k" in sets:
+    if "flickr8k" in names:
         sources.photographs = sets.flickr8k(root)
-    for name in sets:
+    for name in names:
         sources.pixels[name], sources.rows[name] = pictures.load(name, image_size, sets.paths_of(name))
     return sources
 
@@ -53,7 +53,7 @@ def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
         name = f"rated-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
         paths = [str(picture.path) for picture in ratings.pictures]
         pictures.build(name, image_size, paths, (), max_aspect=max_aspect)
-        sources.pixels[RATED], sources.rows[RATED] = pictures.load(name, image_size)
+        sources.pixels[OWN], sources.rows[OWN] = pictures.load(name, image_size)
     return sources
 
 
@@ -71,7 +71,7 @@ def _check_overlap(ratings: Ratings, human: list[dict[str, str]], recipe: Stage1
         )
 
 
-def split_rated(ratings: Ratings, recipe: Stage1) -> Split:
+def split_rated(ratings: Ratings, recipe: Stage1) -> Sides:
     """Of your own ratings: what their files keep apart, and the test fold by prompt, does not train."""
     apart = ratings.held_out()
     if recipe.test_fold is not None:
@@ -83,4 +83,4 @@ def split_rated(ratings: Ratings, recipe: Stage1) -> Split:
                 "few to keep one fold out: set test_fold=null, or folds lower.",
             )
         apart[rest[ratings.folds(rest, recipe.folds, seed=0) == recipe.test_fold]] = True
-    return Split(np.flatnonzero(~apart), np.flatnonzero(apart))
+    return Sides(np.flatnonzero(~apart), np.flatnonzero(apart))

@@ -1,25 +1,27 @@
-"""Where a run begins or goes on, and what it writes: whole or not there, whenever it is killed."""
+"""Where a run begins or continues, and what it leaves: whole or not there, whenever it is killed."""
 
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.files import write_whole
+from mint_iqa.files import write_whole, written_whole
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
-from train.engine.recipes import Optimization
+from train.engine.recipes import HeldOut, Optimization
 
+RECIPE = "recipe.json"  # of a run, beside its model
+FIGURE = "Figure: "  # begins the line that says how well a run learned what it was to learn
 WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
+AGAIN = "run it again"  # the remedy of a command that has nothing to continue from
 # Settings that may differ between a run and its continuation: they move no weight.
-AGAIN = "run it again"  # the remedy of a command that keeps nothing to go on from
 HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
 
 
@@ -38,7 +40,7 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 def begin(recipe: Optimization, resume: bool, folder: Path | None = None) -> Path | None:
-    """The checkpoint to go on from, if there is one. Writes the resolved recipe beside the weights to come.
+    """The checkpoint to continue from, if any. Writes the resolved recipe beside the weights to come.
 
     folder: where they come, if not in the recipe's output itself.
     MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.
@@ -48,9 +50,9 @@ def begin(recipe: Optimization, resume: bool, folder: Path | None = None) -> Pat
     if not resume and (whole or finished):
         raise MintIQAError(
             "output_exists",
-            f"{output} holds a run: go on with it by --resume, or name another --set output=.",
+            f"{output} holds a run: continue it with --resume, or name another --set output=.",
         )
-    written, settings = output / "recipe.json", asdict(recipe)
+    written, settings = output / RECIPE, asdict(recipe)
     if whole or (finished and written.exists()):  # the model alone may have been put there
         _check_recipe(output, json.loads(written.read_text(encoding="utf-8")), settings)
     if whole:
@@ -78,6 +80,25 @@ def bind(output: Path, what: str, digest: str) -> None:
             write_whole(path, digest)
 
 
+def held_out(run: Path) -> HeldOut:
+    """What a run kept out of training; MintIQAError where its folder has no recipe."""
+    path = run / RECIPE
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise MintIQAError(
+            "config_missing", f"{path} can't be read: name the folder of a finished run."
+        ) from None
+    return HeldOut(**{f.name: values[f.name] for f in fields(HeldOut) if f.name in values})
+
+
+def leave(output: Path, recipe: Any, kept: HeldOut, figure: str) -> None:
+    """What a finished run leaves beside its model: its recipe and what it kept out. Prints its figure."""
+    print(f"{FIGURE}{figure}", flush=True)
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(output / RECIPE, json.dumps(asdict(recipe) | asdict(kept), indent=2))
+
+
 def _check_recipe(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
     if keys:
@@ -93,12 +114,13 @@ def _check_processes(checkpoint: Path) -> None:
     if processes != world_size():
         raise MintIQAError(
             "other_world_size",
-            f"{checkpoint} was made by {processes} processes, these are {world_size()}: resume with as many.",
+            f"{checkpoint} was written by {processes} processes but this run has {world_size()}: resume with "
+            f"{processes}.",
         )
 
 
 @contextmanager
-def writing(folder: Path, remedy: str = "go on with --resume") -> Iterator[None]:
+def writing(folder: Path, remedy: str = "continue with --resume") -> Iterator[None]:
     """What keeps a folder from being written, a full disk above all, ends in one MintIQAError."""
     try:
         yield
@@ -111,6 +133,13 @@ def writing(folder: Path, remedy: str = "go on with --resume") -> Iterator[None]
             f"{folder} could not be written ({str(error).splitlines()[0]}; {free:.1f} GB are free): make "
             f"room and {remedy}.",
         ) from error
+
+
+def save_alone(model: MintIQAModel, folder: Path) -> None:
+    """In float16, in place of what is there; whole or not at all."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with written_whole(folder) as temporary:
+        model.half().save_pretrained(temporary, max_shard_size="90MB")
 
 
 def save_model(model: MintIQAModel, processor: MintIQAProcessor, folder: Path) -> None:

@@ -1,10 +1,11 @@
-"""How every command of train/ ends: well, or in one sentence and exit code 2."""
+"""How commands of train/ take a recipe, and how they end: well, or in one sentence and exit code 2."""
 
 import argparse
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from instruct_data.recipes import add_recipe, read_settings
 from mint_iqa.errors import MintIQAError
 from train.engine.checkpoints import rank
 from train.engine.trainer import Recipe
+
+R = TypeVar("R")
 
 
 def exit_code(main: Callable[[], None], stopped: str = "Stopped.") -> int:
@@ -37,11 +40,23 @@ def ends_in_a_sentence(main: Callable[[], None]) -> Callable[[], int]:
     return command
 
 
+def step(kind: type[R], run: Callable[[R], object], text: str) -> int:
+    """Read the recipe that the command line names and run it in this one process; the exit code."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_recipe(parser)
+    options = parser.parse_args()
+
+    def main() -> None:
+        run(read_settings(kind, options.recipe, options.set))
+
+    return exit_code(main)
+
+
 def command(kind: type[Recipe], train: Callable[[Recipe, bool, Path | None], Path], text: str) -> int:
     """Read the recipe that the command line names and train; the exit code. 2: one sentence says why not."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_recipe(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--deepspeed", type=Path, metavar="JSON", help="one of configs/deepspeed")
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     options = parser.parse_args()
@@ -52,7 +67,7 @@ def command(kind: type[Recipe], train: Callable[[Recipe, bool, Path | None], Pat
             print(f"Trained: {folder}")
 
     try:
-        return exit_code(run, "Stopped; --resume goes on from the last checkpoint.")
+        return exit_code(run, "Stopped; --resume continues from the last checkpoint.")
     finally:
         if torch.distributed.is_initialized():
             # At the interpreter's end gloo's threads may abort what is done (pytorch/pytorch#179291).

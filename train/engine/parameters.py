@@ -8,10 +8,46 @@ import torch
 from torch import Tensor, nn
 
 from mint_iqa.errors import MintIQAError
+from mint_iqa.model.heads import Alignment, FaultHead, Shortcut
+from mint_iqa.model.modeling import MintIQAModel, ScoreOutput
 
 # Parts of MintIQAModel by the stage that teaches them.
 STAGE1_PARTS = ("vision.", "qformer1.", "heads.", "fault_head.", "alignment.", "shortcut.")
 STAGE2_PARTS = ("qformer2.", "vision2.", "bridge.", "language_projection.")
+
+
+def alignment_of(model: MintIQAModel) -> Alignment:
+    """The model's sentence space; MintIQAError where it has none."""
+    if model.alignment is None:
+        raise _lacking("no alignment encoder", "alignment")
+    return model.alignment
+
+
+def shortcut_of(model: MintIQAModel) -> Shortcut:
+    """The model's shortcut; MintIQAError where it has none."""
+    if model.shortcut is None:
+        raise _lacking("no shortcut", "shortcut")
+    return model.shortcut
+
+
+def fault_head_of(model: MintIQAModel) -> FaultHead:
+    """The model's fault head; MintIQAError where it has none."""
+    if model.fault_head is None:
+        raise _lacking("no faults", "faults")
+    return model.fault_head
+
+
+def faults_in(output: ScoreOutput) -> Tensor:
+    """Logits float[B, F] of a model's output; MintIQAError where it has no fault head."""
+    if output.faults is None:
+        raise _lacking("no faults", "faults")
+    return output.faults
+
+
+def _lacking(what: str, key: str) -> MintIQAError:
+    return MintIQAError(
+        "bad_config", f"This step needs more than the model has: its config has {what}. Set {key} in it."
+    )
 
 
 class Learner(nn.Module):
@@ -41,7 +77,8 @@ def declare(
 
     A pattern is a regular expression for the whole name of a parameter or of a module around it. What lies
     `elsewhere` (`MintIQAConfig.is_referenced`) comes from a part, is never saved and so never trains.
-    MintIQAError for a pattern that is none, names nothing that can train, or names a `foreign` part.
+    MintIQAError for an invalid regular expression, for one that names nothing that can train, and for one
+    that names a `foreign` part.
     """
     parameters = learner.parameters_by_name()
     learner.requires_grad_(False)
@@ -50,7 +87,7 @@ def declare(
             expression = re.compile(rf"(?:{pattern})(\..*)?")
         except re.error as error:
             raise MintIQAError(
-                "bad_config", f"trains: {pattern!r} is no regular expression ({error})."
+                "bad_config", f"trains: {pattern!r} is not a regular expression ({error})."
             ) from error
         named = [n for n in parameters if expression.fullmatch(n) and not elsewhere(n)]
         named = [n for n in named if parameters[n].is_floating_point()]  # quantized weights have no gradient

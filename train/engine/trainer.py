@@ -105,7 +105,7 @@ def _check_deepspeed(config: Path) -> None:
 
 
 class Progress(ProgressCallback):
-    """A bar with the time that is left, reckoned from the steps of this run alone."""
+    """A bar that estimates the remaining time from the steps of this run alone."""
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -179,6 +179,12 @@ class PlanTrainer(Trainer):
         parts = {name: part.item() for name, part in self.latest.items()} if "loss" in logs else {}
         super().log(logs | parts, start_time)
 
+    def last_loss(self) -> str:
+        """The figure of a run that is measured by nothing but its loss."""
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        last = f"{losses[-1]:.3f}" if losses else "not logged"
+        return f"loss {last} at the end of {self.state.global_step} steps"
+
     def _refuse(self, inputs: dict[str, Any]) -> None:
         """Keep the batch and end the run; the weights are still those before it."""
         step = self.state.global_step
@@ -234,7 +240,7 @@ class PlanTrainer(Trainer):
 
 
 def run_to_end(trainer: PlanTrainer, checkpoint: Path | None) -> dict[str, Tensor]:
-    """Train and return what was learned, as `trained_state` does, on the CPU; empty but in the first process."""
+    """Train; what was learned, as `trained_state` gives it. It is empty in all processes but the first."""
     if rank() == 0:
         print(describe(trainer.model), file=sys.stderr)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -1,8 +1,13 @@
-"""Losses of scores and faults whose targets are known in part."""
+"""Losses of scores and faults whose targets are known in part. Columns are those of `DIMENSIONS`."""
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from mint_iqa.vocabulary import CORRESPONDENCE, DIMENSIONS
+
+# Scores that a wrong prompt must not move.
+PROMPT_FREE = [k for k in range(len(DIMENSIONS)) if k != CORRESPONDENCE]
 
 
 def masked_l1(predictions: Tensor, targets: Tensor) -> Tensor:

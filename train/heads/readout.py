@@ -4,8 +4,6 @@ Frozen features keep what the tower knows of pictures that AGIQA-3K does not hav
 minute. train.tune fits them with the tower instead, and is what ships.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,31 +12,15 @@ from torch.nn.functional import dropout
 
 from instruct_data.prompts import UNRELATED_SCORE, content_words
 from mint_iqa.model.modeling import MintIQAModel, ScoreOutput
-from train.heads.losses import masked_l1, rank_loss, severity_loss
+from mint_iqa.vocabulary import CORRESPONDENCE, QUALITY
+from train.data.sets import RATED
+from train.engine.parameters import alignment_of, faults_in, shortcut_of
+from train.engine.recipes import FrozenFit, HeadLoss
+from train.heads.losses import PROMPT_FREE, masked_l1, rank_loss, severity_loss
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 FITTED = ("shortcut.", "heads.", "fault_head.", "alignment.gain")
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How the heads are fitted; chosen on folds 0 and 4."""
-
-    epochs: int = 12
-    batch_size: int = 128
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.1
-    dropout: float = 0.5  # of the statistics
-    sentence_dropout: float = 0.3  # of the picture's sentence vector
-    # Human correspondence and quality go together (SRCC .75), and each is the mean of few votes: what quality
-    # says of correspondence takes this share of its target. Held-out SRCC rises by some .025.
-    quality_share: float = 0.67
-    second_weight: float = 0.3  # of the second prompt's correspondence
-    rank_weight: float = 1.0
-    pair_weight: float = 0.5
-    fault_weight: float = 0.3
-    seed: int = 0
 
 
 class Readout:
@@ -49,11 +31,11 @@ class Readout:
         model: MintIQAModel,
         features: dict[str, Tensor],
         human: list[dict[str, str]],
-        settings: Fit | None = None,
+        settings: HeadLoss,
     ) -> None:
         """human: AGIQA-3K's rows, whose numbers are the features' `source`."""
         self.model, self.features, self.human = model, features, human
-        self.settings = settings or Fit()
+        self.settings = settings
         self.targets = features["targets"]
         words = [content_words(row["prompt"]) for row in human]
         self.words = [words[i] if i >= 0 else None for i in features["source"].tolist()]
@@ -73,7 +55,7 @@ class Readout:
         """Scores of looks with their `which` prompt ("first", "second"), or that of the looks `prompts`."""
         statistics, image = picture
         if drop:
-            shortcut = self.model.shortcut
+            shortcut = shortcut_of(self.model)
             even = (statistics - shortcut.center) / shortcut.scale
             statistics = dropout(even, self.settings.dropout) * shortcut.scale + shortcut.center
             image = dropout(image, self.settings.sentence_dropout)
@@ -86,25 +68,26 @@ class Readout:
         picture = self.picture(rows)
         first, second = (self.outputs(picture, rows, which, drop=True) for which in ("first", "second"))
         targets, wrong = self.targets[rows], f["second_correspondence"][rows]
-        loss = masked_l1(first.scores, targets) + masked_l1(second.scores[:, :2], targets[:, :2])
-        loss = loss + self._wrong_prompt_loss(first, second.scores[:, 2], targets, wrong)
+        loss = masked_l1(first.scores, targets)
+        loss = loss + masked_l1(second.scores[:, PROMPT_FREE], targets[:, PROMPT_FREE])
+        loss = loss + self._wrong_prompt_loss(first, second.scores[:, CORRESPONDENCE], targets, wrong)
         # The next picture's prompt as well, where it asks for nothing that this one's does.
         other = self._unrelated(rows, rows.roll(1))
-        third = self.outputs(picture, rows, "first", drop=True, prompts=rows.roll(1)).scores[:, 2]
-        loss = loss + self._wrong_prompt_loss(first, third, targets, other)
+        third = self.outputs(picture, rows, "first", drop=True, prompts=rows.roll(1))
+        loss = loss + self._wrong_prompt_loss(first, third.scores[:, CORRESPONDENCE], targets, other)
         human = f["human"][rows]
-        for k in (0, 2):
+        for k in RATED:
             loss = loss + s.rank_weight * rank_loss(first.scores[human, k], targets[human, k])
         for output in (first, second):
-            loss = loss + s.fault_weight * severity_loss(output.faults, f["faults"][rows])
+            loss = loss + s.fault_weight * severity_loss(faults_in(output), f["faults"][rows])
         return loss
 
     def _wrong_prompt_loss(
         self, right: ScoreOutput, scores: Tensor, targets: Tensor, wrong: Tensor
     ) -> Tensor:
         """Correspondence with a wrong prompt: far from `wrong` (NaN: unknown), too near the right one's."""
-        gap = right.scores[:, 2] - scores
-        close = (0.5 * (targets[:, 2] - wrong) - gap).clamp(min=0).nan_to_num().mean()
+        gap = right.scores[:, CORRESPONDENCE] - scores
+        close = (0.5 * (targets[:, CORRESPONDENCE] - wrong) - gap).clamp(min=0).nan_to_num().mean()
         level = masked_l1(scores.unsqueeze(1), wrong.unsqueeze(1))
         return self.settings.second_weight * level + self.settings.pair_weight * close
 
@@ -114,21 +97,21 @@ class Readout:
         apart = [a is not None and b is not None and not a & b for a, b in pairs]
         return torch.where(torch.tensor(apart), UNRELATED_SCORE, torch.nan)
 
-    def fit(self, rows: Tensor) -> None:
+    def fit(self, rows: Tensor, settings: FrozenFit) -> None:
         """Train fresh heads on the given looks; the standardization is theirs too."""
-        s, model = self.settings, self.model
-        generator = torch.Generator().manual_seed(s.seed)
-        torch.manual_seed(s.seed)
+        model, shortcut = self.model, shortcut_of(self.model)
+        generator = torch.Generator().manual_seed(settings.seed)
+        torch.manual_seed(settings.seed)
         trained = refresh(model)
         statistics = self.features["statistics"][rows]
-        model.shortcut.center.copy_(statistics.mean(dim=0))
-        model.shortcut.scale.copy_(statistics.std(dim=0).clamp(min=1e-3))
-        self.targets = smoothed(self.features, rows, s.quality_share)
-        optimizer = torch.optim.AdamW(trained, lr=s.learning_rate, weight_decay=s.weight_decay)
-        steps = s.epochs * -(-len(rows) // s.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.learning_rate, total_steps=steps)
-        for _ in range(s.epochs):
-            for batch in rows[torch.randperm(len(rows), generator=generator)].split(s.batch_size):
+        shortcut.center.copy_(statistics.mean(dim=0))
+        shortcut.scale.copy_(statistics.std(dim=0).clamp(min=1e-3))
+        self.targets = smoothed(self.features, rows, self.settings.quality_share)
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        steps = settings.epochs * -(-len(rows) // settings.batch_size)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps)
+        for _ in range(settings.epochs):
+            for batch in rows[torch.randperm(len(rows), generator=generator)].split(settings.batch_size):
                 optimizer.zero_grad()
                 self.loss(batch).backward()
                 torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -150,11 +133,12 @@ class Readout:
 def refresh(model: MintIQAModel) -> list[Tensor]:
     """Fresh heads, which alone are trained; their parameters. What train.match learned is forgotten."""
     model.renew_heads()
-    if model.config.matching:
-        torch.nn.init.zeros_(model.alignment.prompt_map.weight)
-        torch.nn.init.zeros_(model.alignment.slope)
-    torch.nn.init.constant_(model.shortcut.query_gain, 0.1)
-    torch.nn.init.constant_(model.alignment.gain, 0.5)
+    alignment = alignment_of(model)
+    if alignment.prompt_map is not None:
+        torch.nn.init.zeros_(alignment.prompt_map.weight)
+        torch.nn.init.zeros_(alignment.slope)
+    torch.nn.init.constant_(shortcut_of(model).query_gain, 0.1)
+    torch.nn.init.constant_(alignment.gain, 0.5)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(FITTED))
     return [p for p in model.parameters() if p.requires_grad]
@@ -167,8 +151,8 @@ def smoothed(features: dict[str, Tensor], rows: Tensor, share: float) -> Tensor:
     """
     targets = features["targets"].clone()
     rated = rows[features["human"][rows]]
-    quality, correspondence = targets[rated, 0], targets[rated, 2]
+    quality, correspondence = targets[rated, QUALITY], targets[rated, CORRESPONDENCE]
     slope = ((quality - quality.mean()) * correspondence).mean() / quality.var(correction=0)
     predicted = correspondence.mean() + slope * (quality - quality.mean())
-    targets[rated, 2] = (1 - share) * correspondence + share * predicted
+    targets[rated, CORRESPONDENCE] = (1 - share) * correspondence + share * predicted
     return targets

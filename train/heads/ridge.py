@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from mint_iqa.model.heads import ScoreHead
 from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.vocabulary import CORRESPONDENCE
 from train.data.vectors import Frozen
 
 Floats = NDArray[np.float64]
@@ -56,8 +59,7 @@ class Adjustment:
 
 def seen_by(model: MintIQAModel, dimension: str, frozen: Frozen) -> Seen:
     number = model.config.dimensions.index(dimension)
-    last = number == len(model.config.dimensions) - 1  # see MintIQAModel.apply_heads
-    similarity = frozen.similarity.astype(np.float64) * last
+    similarity = frozen.similarity.astype(np.float64) * (number == CORRESPONDENCE)
     return Seen(frozen.vectors.astype(np.float64), similarity, frozen.scores[:, number].astype(np.float64))
 
 
@@ -114,7 +116,8 @@ def apply(model: MintIQAModel, dimension: str, adjustment: Adjustment) -> set[st
     The first layer takes the smallest change that has the wanted effect through the second.
     """
     head, prefix = model.heads[dimension], f"heads.{dimension}.layers"
-    first, last = head.layers
+    assert isinstance(head, ScoreHead)
+    first, last = (layer for layer in head.layers if isinstance(layer, nn.Linear))
     out = last.weight[head.index]
     direction = torch.from_numpy(adjustment.direction).to(out)
     change = adjustment.slope * (out @ first.weight) + direction
@@ -122,11 +125,11 @@ def apply(model: MintIQAModel, dimension: str, adjustment: Adjustment) -> set[st
     first.weight += torch.outer(out, change) / out.square().sum()
     last.bias[head.index] += constant
     names = {f"{prefix}.0.weight", f"{prefix}.1.bias"}
-    if dimension == model.config.dimensions[-1] and model.alignment is not None:
+    if dimension == "correspondence" and model.alignment is not None:
         alignment = model.alignment
-        alignment.gain += adjustment.slope * alignment.gain + adjustment.gain
+        alignment.gain.add_(adjustment.slope * alignment.gain + adjustment.gain)
         names.add("alignment.gain")
         if alignment.prompt_map is not None:
-            alignment.slope += adjustment.slope * alignment.slope
+            alignment.slope.mul_(1 + adjustment.slope)
             names.add("alignment.slope")
     return names

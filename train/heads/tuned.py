@@ -1,7 +1,6 @@
 """Heads and tower tuned together on crops of the training pictures."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,18 @@ from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.model.vision import PIXEL_STATISTICS, VisionTower, pixel_statistics
 from train.data import pictures, sets
-from train.data.features import SETS
+from train.data.sets import SETS
 from train.engine.checkpoints import writing
+from train.engine.parameters import alignment_of, shortcut_of
 from train.engine.precision import half_type
-from train.heads.readout import FITTED, Fit, Readout, refresh, smoothed
+from train.engine.recipes import HeadLoss, Tower, Tune
+from train.heads.readout import FITTED, Readout, refresh, smoothed
 
 # Pictures that go through the tower at once: on a CPU, whose caches are small, 1.4 times as fast as 32.
 PART = 16
 
 
-@dataclass(frozen=True)
-class Tuning:
-    """How tower and heads learn; chosen on fold 0."""
-
-    # What learns beside the heads: parameters of the tower's blocks and patch embedding with one of these in
-    # their names.
-    trains: tuple[str, ...] = (".layer.", "patch_embeddings.")
-    epochs: int = 4  # passes over the clean human-rated pictures
-    others: float = 0.3  # faulted pictures and photographs per clean one and pass
-    batch_size: int = 32
-    tower_learning_rate: float = 1e-4  # of the last block
-    layer_decay: float = 0.8
-    head_learning_rate: float = 6e-4
-    weight_decay: float = 0.05
-    averaging: float = 0.99  # of the running average, per step
-    seed: int = 0
-
-
-class Crops:
+class TowerCrops:
     """Pixels of looks: the middle of each picture, or a random crop, mirrored half of the time."""
 
     def __init__(self, model: MintIQAModel, features: dict[str, Tensor]) -> None:
@@ -84,9 +67,15 @@ class TowerStatistics(nn.Module):
 class TunedReadout(Readout):
     """A read-out whose pictures come through the tower; random crops of them while it learns."""
 
-    def __init__(self, model: MintIQAModel, features: dict[str, Tensor], human: list[dict[str, str]]) -> None:
-        super().__init__(model, features, human, Fit(dropout=0.0))
-        self.crops = Crops(model, features)
+    def __init__(
+        self,
+        model: MintIQAModel,
+        features: dict[str, Tensor],
+        human: list[dict[str, str]],
+        settings: HeadLoss,
+    ) -> None:
+        super().__init__(model, features, human, settings)
+        self.crops = TowerCrops(model, features)
         self.half = half_type()
         self.generator: torch.Generator | None = None
 
@@ -100,17 +89,17 @@ class TunedReadout(Readout):
         statistics = torch.cat([pixel_statistics(pixel_values), statistics], dim=1)
         return statistics, image_vectors(self.model, statistics)
 
-    def tune(self, rows: Tensor, settings: Tuning, title: str, checkpoint: Path) -> None:
-        """Tune on the looks `rows`; leaves averaged weights in the model. Goes on from `checkpoint`."""
+    def tune(self, rows: Tensor, settings: Tower, title: str, checkpoint: Path) -> None:
+        """Tune on the looks `rows`; leaves averaged weights in the model. Continues from `checkpoint`."""
         f, model = self.features, self.model
         torch.manual_seed(settings.seed)
         refresh(model)
         rated = f["statistics"][rows[f["human"][rows]]]
-        model.shortcut.center.copy_(rated.mean(dim=0))
-        model.shortcut.scale.copy_(rated.std(dim=0).clamp(min=1e-3))
+        shortcut_of(model).center.copy_(rated.mean(dim=0))
+        shortcut_of(model).scale.copy_(rated.std(dim=0).clamp(min=1e-3))
         self.targets = smoothed(f, rows, self.settings.quality_share)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        course = Course(self, rows, settings)
+        course = Course(self, rows, settings, self.generator)
         course.resume(checkpoint)
         for epoch in range(course.epoch, settings.epochs):
             batches = self._batches(rows, settings)
@@ -122,7 +111,7 @@ class TunedReadout(Readout):
         for weight, average in zip(course.weights, course.average, strict=True):
             weight.data.copy_(average)
 
-    def _batches(self, rows: Tensor, settings: Tuning) -> list[Tensor]:
+    def _batches(self, rows: Tensor, settings: Tower) -> list[Tensor]:
         """One pass: the clean human-rated looks and a fresh draw of the others, shuffled; whole batches."""
         human = self.features["human"][rows]
         clean, others = rows[human], rows[~human]
@@ -136,8 +125,10 @@ class TunedReadout(Readout):
 class Course:
     """Optimizer, schedule and running average of one tuning, and their checkpoint."""
 
-    def __init__(self, readout: TunedReadout, rows: Tensor, settings: Tuning) -> None:
-        self.readout, self.settings = readout, settings
+    def __init__(
+        self, readout: TunedReadout, rows: Tensor, settings: Tower, generator: torch.Generator
+    ) -> None:
+        self.readout, self.settings, self.generator = readout, settings, generator
         groups = tuned_parameters(readout.model, settings)
         self.weights = [p for group in groups for p in group["params"]]
         self.average = [p.detach().clone() for p in self.weights]
@@ -153,7 +144,7 @@ class Course:
         self.begun = self._begun(rows)
 
     def _begun(self, rows: Tensor) -> str:
-        """A digest of all that two runs have in common where one may go on with the other's checkpoint."""
+        """A digest of all that two runs have in common where one may continue from the other's checkpoint."""
         f = self.readout.features
         seen = [rows, *(f[k][rows] for k in ("set", "row")), self.readout.targets[rows], *self.weights]
         digest = hashlib.sha256(repr(self.settings).encode())
@@ -179,14 +170,14 @@ class Course:
             "begun": self.begun, "epoch": epoch, "steps": self.steps,
             "weights": [p.detach() for p in self.weights], "average": self.average,
             "optimizer": self.optimizer.state_dict(), "schedule": self.schedule.state_dict(),
-            "crops": self.readout.generator.get_state(), "dropout": torch.get_rng_state(),
+            "crops": self.generator.get_state(), "dropout": torch.get_rng_state(),
         }  # fmt: skip
         with writing(path.parent):
             torch.save(kept, part)
             part.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Go on from `path` if it is there; MintIQAError where another run left it."""
+        """Continue from `path` if it is there; MintIQAError where another run left it."""
         if not path.exists():
             return
         saved = torch.load(path, weights_only=True)
@@ -201,18 +192,21 @@ class Course:
             weight.data.copy_(value)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.schedule.load_state_dict(saved["schedule"])
-        self.readout.generator.set_state(saved["crops"])
+        self.generator.set_state(saved["crops"])
         torch.set_rng_state(saved["dropout"])
 
 
-def tuned_parameters(model: MintIQAModel, settings: Tuning) -> list[dict[str, Any]]:
+def tuned_parameters(model: MintIQAModel, settings: Tower) -> list[dict[str, Any]]:
     """AdamW's groups: the heads, then the patch embedding and each block at its rate; vectors don't decay."""
     named = [(n, p) for n, p in model.named_parameters() if n.startswith(FITTED)]
-    groups = [{"params": [p for _, p in named], "lr": settings.head_learning_rate, "weight_decay": 0.1}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for _, p in named], "lr": settings.head_learning_rate, "weight_decay": 0.1}
+    ]
     chosen = {p for n, p in model.vision.named_parameters() if any(part in n for part in settings.trains)}
     blocks = model.vision.blocks()
-    for below, part in enumerate([*reversed(blocks), model.vision.backbone.embeddings.patch_embeddings]):
-        rate = settings.tower_learning_rate * settings.layer_decay**below
+    bottom: nn.Module = model.vision.backbone.embeddings.patch_embeddings  # type: ignore[union-attr,assignment]
+    for below, part in enumerate([*reversed(blocks), bottom]):
+        rate = settings.learning_rate * settings.layer_decay**below
         for decay, is_matrix in ((settings.weight_decay, True), (0.0, False)):
             own = [p for p in part.parameters() if p in chosen and (p.ndim > 1) == is_matrix]
             groups.append({"params": own, "lr": rate, "weight_decay": decay})
@@ -224,7 +218,7 @@ def tuned_parameters(model: MintIQAModel, settings: Tuning) -> list[dict[str, An
 
 def image_vectors(model: MintIQAModel, statistics: Tensor) -> Tensor:
     """`Alignment.image_vector` from statistics: fusing is linear, so it may come after the means."""
-    readout, alignment = model.vision.readout, model.alignment
+    readout, alignment = model.vision.readout, alignment_of(model)
     each = statistics[:, PIXEL_STATISTICS:].unflatten(1, (len(readout.norms), 3, -1))  # [B, taps, 3, D]
     weight, bias = (torch.stack([getattr(n, k) for n in readout.norms]) for k in ("weight", "bias"))
     first, mean = ((each[:, :, k] * weight + bias).flatten(1) for k in (0, 1))
@@ -240,11 +234,11 @@ def run(
     features: dict[str, Tensor],
     rows: Tensor,
     human: list[dict[str, str]],
-    settings: Tuning,
+    recipe: Tune,
     checkpoint: Path,
 ) -> TunedReadout:
-    """Tune the model in `folder` on the looks `rows`, going on from `checkpoint` if that exists."""
+    """Tune the model in `folder` on the looks `rows`, continuing from `checkpoint` if that exists."""
     model = MintIQAModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
-    tuned = TunedReadout(model, features, human)
-    tuned.tune(rows, settings, checkpoint.stem, checkpoint)
+    tuned = TunedReadout(model, features, human, recipe.heads)
+    tuned.tune(rows, recipe.tower, checkpoint.stem, checkpoint)
     return tuned

@@ -1,14 +1,14 @@
 """What each part of the recipe brings: one fold kept out, as many passes for every row of a group.
 
-    python -m train.measure.ablation runs/aligned nano        # tables
-    python -m train.measure.ablation runs/aligned nano --only tower &        # or a group a core
-    python -m train.measure.ablation runs/aligned nano --only heads answers
+    python -m train.measure.ablation configs/nano/tune.yaml nano        # tables
+    python -m train.measure.ablation configs/nano/tune.yaml nano --only tower &        # or a group a core
+    python -m train.measure.ablation configs/nano/tune.yaml nano --only heads answers
 
-Heads: fresh heads on features of the frozen tower, as train.heads.readout fits them; rows without some pictures
-have fewer steps. Sizes: the same on clean pictures alone, by what the tower, as it comes from its part, says
-of whole pictures; without Q-Former 1. Tower: a short tuning of one pass, where only what trains differs.
-Answers: the model that is named, with one of its inputs taken away. A row is written as soon as it is known,
-and not measured again. Each row of a group is compared with its first one, on the same pictures.
+Heads: fresh heads on features of the frozen tower, as train.heads.readout fits them; rows without some
+pictures have fewer steps. Sizes: the same on clean pictures alone, by what the tower, as it comes from its
+part, says of whole pictures; without Q-Former 1. Tower: a short tuning of one pass, where only what trains
+differs. Answers: the model that is named, with one of its inputs taken away. A row is written as soon as it
+is known, and not measured again. Each row of a group is compared with its first one, on the same pictures.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from instruct_data.recipes import add_recipe, read_settings
 from mint_iqa.assessor import Assessor
 from mint_iqa.checkpoints.finding import find_checkpoint, revision_of
 from mint_iqa.files import write_whole
@@ -38,10 +40,11 @@ from train.data import sets
 from train.data.features import load_features
 from train.data.sets import split
 from train.engine.commands import ends_in_a_sentence
+from train.engine.parameters import alignment_of
 from train.engine.precision import autocast
-from train.engine.recipes import Stage1
+from train.engine.recipes import FrozenFit, HeldOut, Tower, Tune
 from train.heads.readout import Readout
-from train.heads.tuned import TunedReadout, Tuning, image_vectors
+from train.heads.tuned import TunedReadout, image_vectors
 from train.measure.answers import QUESTION, ask, clean_cases, faulted_cases, share_of
 from train.measure.judging import right, words_agree
 from train.measure.predictions import Predictions, predicted, right_above_wrong
@@ -59,8 +62,9 @@ Row = dict[str, Any]  # `predicted` and the pictures' numbers, or shares in word
 class Ablation:
     """Rows of the tables, kept in JSON files: of the run's model as it is, and of the preset's answers."""
 
-    def __init__(self, run: Path, preset: str) -> None:
-        self.run, self.preset = run, find_checkpoint(preset)
+    def __init__(self, recipe: Tune, preset: str) -> None:
+        run = Path(recipe.start)
+        self.recipe, self.run, self.preset = recipe, run, find_checkpoint(preset)
         self.path = run / f"ablation-{revision_of(run / 'model')}.json"
         self.answers_path = run / f"answers-{revision_of(self.preset)}.json"
         self.human = sets.agiqa3k(sets.data_root())
@@ -85,7 +89,7 @@ class Ablation:
     # --- heads on frozen features ---
 
     def heads(self) -> None:
-        features = load_features(self.run)
+        features = load_features(self.run, self.recipe.photographs)
         model = self.model()
         pixels, last = slice(PIXEL_STATISTICS), 3 * model.config.vision["hidden_size"]
         own_size = model.config.processor["image_size"]
@@ -101,9 +105,9 @@ class Ablation:
         self.row("heads: without pixel statistics", lambda: self._fitted(constant(features, pixels)))
         self.row("heads: without statistics of lower taps", lambda: self._fitted(constant(features, lower)))
         for size in sorted(SIZES, key=lambda size: size != own_size):
-            self.row(f"sizes: {size} px", lambda s=size: self._at(features, s, self._untrained()))
+            self.row(f"sizes: {size} px", partial(self._at, features, size, None))
         self.row(
-            f"sizes: {own_size} px, after captions and faults", lambda: self._at(features, own_size, model)
+            f"sizes: {own_size} px, after captions and faults", partial(self._at, features, own_size, model)
         )
 
     def _untrained(self) -> MintIQAModel:
@@ -113,8 +117,9 @@ class Ablation:
         return model
 
     def _fitted(self, features: Features) -> Row:
-        readout = Readout(self.model(), features, self.human)
-        readout.fit((features["fold"] != FOLD).nonzero().squeeze(1))
+        fit = FrozenFit()
+        readout = Readout(self.model(), features, self.human, fit)
+        readout.fit((features["fold"] != FOLD).nonzero().squeeze(1), fit)
         return self._judged(readout, features)
 
     def _judged(self, readout: Readout, features: Features) -> Row:
@@ -125,14 +130,17 @@ class Ablation:
     def _without_captions(self, features: Features) -> Features:
         model = self.model()
         torch.manual_seed(0)
-        for layer in model.alignment.image_projection:
+        for layer in alignment_of(model).image_projection:
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
         return features | {"image": image_vectors(model, features["statistics"])}
 
-    def _at(self, features: Features, size: int, model: MintIQAModel) -> Row:
+    def _at(self, features: Features, size: int, model: MintIQAModel | None) -> Row:
+        """model: whose tower sees the pictures; None: as it comes from its part."""
         features = clean_only(features)
-        statistics, image = zip(*self._encoded(model, features["source"].tolist(), size), strict=True)
+        statistics, image = zip(
+            *self._encoded(model or self._untrained(), features["source"].tolist(), size), strict=True
+        )
         seen = {"statistics": torch.cat(statistics), "image": torch.cat(image)}
         return self._fitted(emptied(features, "_queries") | seen)  # the queries are those at the run's size
 
@@ -147,31 +155,32 @@ class Ablation:
             pixels = processor.pixel_values([read_image(path).rgb for path in paths])
             with autocast():
                 encoded = model.encode_image(pixels, explain=False)
-                yield encoded.statistics.float(), model.alignment.image_vector(encoded.image_embeds).float()
+                vectors = alignment_of(model).image_vector(encoded.image_embeds)
+                yield encoded.statistics.float(), vectors.float()
 
     # --- the tower ---
 
     def tower(self) -> None:
         depth = len(self.model().vision.blocks())
-        upper = tuple(f".layer.{n}." for n in range(depth // 2, depth))
-        whole = Tuning(epochs=PASSES)
+        upper = [f".layer.{n}." for n in range(depth // 2, depth)]
+        whole = replace(self.recipe.tower, epochs=PASSES)
         self._tower("all", whole)
-        self._tower("frozen", replace(whole, trains=()))
-        self._tower(f"LoRA of rank {LORA_RANK}", replace(whole, trains=("lora_",), tower_learning_rate=1e-3))
+        self._tower("frozen", replace(whole, trains=[]))
+        self._tower(f"LoRA of rank {LORA_RANK}", replace(whole, trains=["lora_"], learning_rate=1e-3))
         self._tower("upper half", replace(whole, trains=upper))
 
-    def _tower(self, name: str, settings: Tuning) -> None:
+    def _tower(self, name: str, settings: Tower) -> None:
         self.row(f"tower: {name}", lambda: self._tuned(name, settings))
 
-    def _tuned(self, name: str, settings: Tuning) -> Row:
-        features = load_features(self.run)
+    def _tuned(self, name: str, settings: Tower) -> Row:
+        features = load_features(self.run, self.recipe.photographs)
         rows = (features["fold"] != FOLD).nonzero().squeeze(1)
         model = self.model()
         torch.manual_seed(settings.seed)
-        if settings.trains == ("lora_",):
+        if settings.trains == ["lora_"]:
             adapter = LoraConfig(r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
             inject_adapter_in_model(adapter, model.vision.backbone)
-        readout = TunedReadout(model, features, self.human)
+        readout = TunedReadout(model, features, self.human, self.recipe.heads)
         checkpoint = self.path.with_suffix(f".{name.replace(' ', '_')}.pt")
         readout.tune(rows, settings, name, checkpoint)
         checkpoint.unlink()
@@ -181,7 +190,7 @@ class Ablation:
 
     def answers(self) -> None:
         assessor = Assessor.from_pretrained(self.preset)
-        rows = [self.human[i] for i in split(self.human, Stage1(test_fold=FOLD)).test]
+        rows = [self.human[i] for i in split(self.human, HeldOut(test_fold=FOLD)).test]
         self.row("answers: all", lambda: answered(assessor, rows))
         self.row("answers: another picture's scores in words", lambda: answered(assessor, rows, told=False))
         self.row("answers: without soft tokens", lambda: answered(assessor, rows, soft=False))
@@ -226,7 +235,7 @@ def answered(
     answers = ask(assessor, asked, QUESTION, None if soft else [None] * len(cases))
     faulted = [pair for pair in zip(cases, answers, strict=True) if pair[0].fault]
     return {
-        "names the fault": str(share_of(*zip(*faulted, strict=True), right)),
+        "names the fault": str(share_of([c for c, _ in faulted], [a for _, a in faulted], right)),
         "level words agree": str(share_of(cases, answers, words_agree)),
     }
 
@@ -259,11 +268,11 @@ def compared(row: Row, first: Row, human: Sequence[dict[str, str]]) -> dict[str,
 @ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="a run with a model and its features (train.data.features)")
+    add_recipe(parser)
     parser.add_argument("preset", help="the model whose answers are asked for; its training kept fold 0 out")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="groups to measure")
     options = parser.parse_args()
-    ablation = Ablation(options.run, options.preset)
+    ablation = Ablation(read_settings(Tune, options.recipe, options.set), options.preset)
     if "heads" in options.only:
         ablation.heads()
     if "tower" in options.only:

@@ -28,7 +28,7 @@ from mint_iqa.vocabulary import EXPLAINED_BY, QUESTIONS, FaultName
 from train.data import pictures, sets
 from train.data.sets import split
 from train.engine.commands import ends_in_a_sentence
-from train.engine.recipes import Stage1
+from train.engine.recipes import HeldOut
 from train.measure.judging import (
     FITTING,
     Case,
@@ -286,7 +286,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for the same as JSON")
     options = parser.parse_args()
     human = sets.agiqa3k(sets.data_root())
-    rows = [human[i] for i in split(human, Stage1(test_fold=options.fold)).test]
+    rows = [human[i] for i in split(human, HeldOut(test_fold=options.fold)).test]
     found = judge(Assessor.from_pretrained(options.model), rows, options.per_fault)
     print("\n".join(report(found)))
     if options.output:

@@ -1,21 +1,22 @@
-"""How well tuning does on unseen prompts, and on generators left out, beside what frozen features give.
+"""The recipe of tuning on unseen prompts and on generators that were left out, fit by fit.
 
-    python -m train.measure.generators runs/aligned --shard 0/2 &
-    python -m train.measure.generators runs/aligned --shard 1/2
-    python -m train.measure.generators runs/aligned --summary
+    python -m train.measure.generators configs/nano/tune.yaml --shard 0/2 &    # a process a core
+    python -m train.measure.generators configs/nano/tune.yaml --shard 1/2
+    python -m train.measure.generators configs/nano/tune.yaml --summary
 
 Every fit is a job of its own whose predictions are kept: started again, only the missing ones run, and a
-stopped one goes on from its last pass. First each generator is left out of training, and so are the prompts
+stopped one continues from its last pass. First each generator is left out of training, and so are the prompts
 of fold 0; then five folds by prompt. Each job fits three models: a support vector machine on the frozen
 tower's statistics; the model's heads on the same, with what Q-Former 1 says of picture and prompt; and tower
-and heads tuned (train.tune). Settling, which changes no order of quality and correspondence, is left out.
+and heads tuned (train.tune). The heads for authenticity and faults, which change no order of quality and
+correspondence, are left out.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from torch import Tensor
 
+from instruct_data.recipes import add_recipe, read_settings
 from mint_iqa.checkpoints.finding import revision_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import write_whole
 from mint_iqa.metrics import krcc, plcc, srcc, t_interval
 from mint_iqa.model.modeling import MintIQAModel
+from mint_iqa.vocabulary import CORRESPONDENCE, QUALITY, Dimension
 from train.data import sets
 from train.data.features import load_features
 from train.data.sets import FOLDS, folds_of
 from train.engine.commands import ends_in_a_sentence
+from train.engine.recipes import FrozenFit, Tune
 from train.heads.readout import Integers, Readout
-from train.heads.tuned import Tuning, run
+from train.heads.tuned import run
 from train.measure.predictions import Predictions, predicted, right_above_wrong
 
 LEFT_OUT_FOLD = 0
@@ -81,15 +85,16 @@ def results_of(folder: Path, passes: int) -> Path:
     return folder / "cross_validation" / f"{revision_of(folder / 'model')}-{passes}"
 
 
-def work(folder: Path, settings: Tuning, part: int, parts: int) -> None:
+def work(recipe: Tune, part: int, parts: int) -> None:
+    folder = Path(recipe.start)
     human = sets.agiqa3k(sets.data_root())
-    features = load_features(folder)
+    features = load_features(folder, recipe.photographs)
     source = features["source"].numpy()
     generator = np.array([*(r["generator"] for r in human), ""])[source]
     # A photograph has no copy: each has a number of its own.
     files = {digest: n for n, digest in enumerate(r["sha256"] for r in human)}
     copy = np.array([files[human[n]["sha256"]] if n >= 0 else -1 - i for i, n in enumerate(source)])
-    results = results_of(folder, settings.epochs)
+    results = results_of(folder, recipe.tower.epochs)
     results.mkdir(parents=True, exist_ok=True)
     for job in jobs(sorted({r["generator"] for r in human}))[part::parts]:
         path = results / f"{job.name}.json"
@@ -102,11 +107,12 @@ def work(folder: Path, settings: Tuning, part: int, parts: int) -> None:
             "svr": support_vectors(features, train, test),
         }
         model = MintIQAModel.from_pretrained(folder / "model", dtype=torch.float32).eval()
-        heads = Readout(model, features, human)
-        heads.fit(train)
+        fit = FrozenFit()
+        heads = Readout(model, features, human, fit)
+        heads.fit(train, fit)
         found["heads"] = predicted(heads, test)
         checkpoint = results / f"{job.name}.pt"
-        found["tuned"] = predicted(run(folder, features, train, human, settings, checkpoint), test)
+        found["tuned"] = predicted(run(folder, features, train, human, recipe, checkpoint), test)
         write_whole(path, json.dumps(found))
         checkpoint.unlink()
         print(job.name, "done", flush=True)
@@ -117,7 +123,7 @@ def support_vectors(features: dict[str, Tensor], train: Tensor, test: Tensor) ->
     train = train[features["human"][train]]
     statistics, targets = features["statistics"].numpy(), features["targets"].numpy()
     found = {}
-    for name, column in (("quality", 0), ("correspondence", 2)):
+    for name, column in (("quality", QUALITY), ("correspondence", CORRESPONDENCE)):
         machine = make_pipeline(StandardScaler(), PCA(AXES, random_state=0), SVR(C=1.0, epsilon=0.02))
         machine.fit(statistics[train], targets[train, column])
         found[name] = machine.predict(statistics[test]).round(5).tolist()
@@ -164,7 +170,7 @@ def _over_folds(values: list[float]) -> str:
     return f"{mean:.3f} ± {half:.3f}" if len(values) > 1 else f"{mean:.3f}"
 
 
-def _line(title: str, tested: Predictions, name: str, chosen: NDArray[np.bool_]) -> str:
+def _line(title: str, tested: Predictions, name: Dimension, chosen: NDArray[np.bool_]) -> str:
     rows = chosen.nonzero()[0]
     cells = [tested.interval(name, rows, model) for model in MODELS]
     cells.append(tested.interval(name, rows, "tuned", "svr"))
@@ -174,18 +180,19 @@ def _line(title: str, tested: Predictions, name: str, chosen: NDArray[np.bool_])
 @ends_in_a_sentence
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--passes", type=int, default=Tuning().epochs, help="over the clean pictures")
+    add_recipe(parser)
     parser.add_argument("--shard", default="0/1", help="which part of how many, for several processes")
     parser.add_argument("--summary", action="store_true", help="only read what is there")
     options = parser.parse_args()
+    recipe = read_settings(Tune, options.recipe, options.set)
     if not options.summary:
-        work(options.run, replace(Tuning(), epochs=options.passes), *map(int, options.shard.split("/")))
-    lines = list(summary(options.run, options.passes))
+        work(recipe, *map(int, options.shard.split("/")))
+    lines = list(summary(Path(recipe.start), recipe.tower.epochs))
     if not lines:
         raise MintIQAError(
             "nothing_to_report",
-            f"{options.run} holds no fit of {options.passes} passes yet: check both, or leave out --summary.",
+            f"{recipe.start} holds no fit of {recipe.tower.epochs} passes yet: check both, or leave out "
+            "--summary.",
         )
     print("\n".join(lines))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from instruct_data.prompts import UNRELATED_SCORE
 from mint_iqa.metrics import bootstrap_interval, srcc
+from mint_iqa.vocabulary import CORRESPONDENCE, QUALITY, Dimension
 from train.data.sets import LABELS
 from train.heads.readout import Integers, Readout
 
@@ -19,9 +20,9 @@ def predicted(readout: Readout, rows: Tensor) -> dict[str, Any]:
     first, second = readout.scores(rows)
     unrelated = readout.features["second_correspondence"][rows] == torch.tensor(UNRELATED_SCORE)
     return {
-        "quality": first[:, 0].round(5).tolist(),
-        "correspondence": first[:, 2].round(5).tolist(),
-        "second": second[:, 2].round(5).tolist(),
+        "quality": first[:, QUALITY].round(5).tolist(),
+        "correspondence": first[:, CORRESPONDENCE].round(5).tolist(),
+        "second": second[:, CORRESPONDENCE].round(5).tolist(),
         "unrelated": unrelated.tolist(),
     }
 
@@ -50,7 +51,7 @@ class Predictions:
             if model != "pictures"
         }
 
-    def mean_srcc(self, model: str, name: str, rows: Integers) -> float:
+    def mean_srcc(self, model: str, name: Dimension, rows: Integers) -> float:
         """Mean over the jobs of SRCC on their pictures among `rows`; jobs with none don't count.
 
         nan where one has fewer than three.
@@ -60,7 +61,7 @@ class Predictions:
             return float("nan")
         return float(np.mean([srcc(self.scores[model][name][p], self.labels[name][p]) for p in parts]))
 
-    def interval(self, name: str, rows: Integers, model: str, baseline: str | None = None) -> str:
+    def interval(self, name: Dimension, rows: Integers, model: str, baseline: str | None = None) -> str:
         """`mean_srcc` with its 95 % bootstrap interval over prompts, or by how much it is above `baseline`'s.
 
         Both models are compared on the same draws.

@@ -1,6 +1,6 @@
 """What a stage-1 run is worth, on the pictures and prompts it has not seen.
 
-    python -m train.measure.scores runs/fold0                 # writes runs/fold0/evaluation.json
+    python -m train.measure.scores runs/match                 # writes runs/match/evaluation.json
     python -m train.measure.scores --summary runs/fold*       # means over folds, intervals
 
 Everything is computed by the code that serves users: images.read_image, MintIQAProcessor, MintIQAModel.
@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from instruct_data.damage.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
-from instruct_data.recipes import read_settings
 from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.agreement import FEWEST, Comparison, baselines
 from mint_iqa.evaluation.logistic import fit_logistic
@@ -30,12 +29,12 @@ from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_a
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.tables.reading import read_bytes
-from mint_iqa.vocabulary import FAULTS, NAMED_FROM
+from mint_iqa.vocabulary import AUTHENTICITY, CORRESPONDENCE, DIMENSIONS, FAULTS, NAMED_FROM, QUALITY
 from train.data import sets
 from train.data.pictures import KADID_FAULTS
 from train.data.sets import LABELS, learned_of, split
+from train.engine.checkpoints import held_out
 from train.engine.commands import ends_in_a_sentence
-from train.engine.recipes import Stage1
 
 Floats = NDArray[np.float64]
 BATCH = 16
@@ -45,7 +44,7 @@ SOUND_MOS = 3.0
 
 
 class Rater:
-    """Pictures and prompts -> scores float[N, 3] and fault severities float[N, F], on 0..100 and 0..1.
+    """Pictures and prompts -> scores float[N, K] and fault severities float[N, F], on 0..100 and 0..1.
 
     F is 0 for a model without a fault head.
     """
@@ -74,9 +73,9 @@ class Rater:
 
 def evaluate(run: Path) -> dict[str, Any]:
     """All figures of one run; predictions are kept beside them, so that summaries need no second pass."""
-    recipe = read_settings(Stage1, run / "recipe.json")
+    kept = held_out(run)
     human = sets.agiqa3k(sets.data_root())
-    rows = [human[i] for i in split(human, recipe).test]
+    rows = [human[i] for i in split(human, kept).test]
     if not rows:
         raise MintIQAError(
             "nothing_to_test", f"{run} has kept no prompt out to be tested on: train it with a test_fold."
@@ -90,19 +89,19 @@ def evaluate(run: Path) -> dict[str, Any]:
     predictions = [
         {"image": row["image"], "prompt": row["prompt"], "generator": row["generator"],
          "mos_quality": float(row["mos_quality"]), "mos_align": float(row["mos_align"]),
-         "quality": q, "authenticity": a, "correspondence": c, "wrong_prompt": wrong[i],
-         "wrong_correspondence": other[i, 2], "faults": faults[i].round(3).tolist()}
-        for i, (row, (q, a, c)) in enumerate(zip(rows, right.tolist(), strict=True))
+         **dict(zip(DIMENSIONS, scores, strict=True)), "wrong_prompt": wrong[i],
+         "wrong_correspondence": other[i, CORRESPONDENCE], "faults": faults[i].round(3).tolist()}
+        for i, (row, scores) in enumerate(zip(rows, right.tolist(), strict=True))
     ]  # fmt: skip
     result: dict[str, Any] = {"run": run.name, "predictions": predictions}
-    if not recipe.leave_out and rater.model.fault_head is not None:
+    if not kept.leave_out and rater.model.fault_head is not None:
         good = [i for i, row in enumerate(rows) if float(row["mos_quality"]) >= GOOD_MOS]
         chosen = np.random.default_rng(1).permutation(good)[:FAULT_PICTURES]
         result |= _faults(rater, [images[i] for i in chosen], [rows[i]["prompt"] for i in chosen])
         result |= _malformation(rater, images, [row["prompt"] for row in rows], right)
     photographs = sets.flickr8k(sets.data_root())
-    if kept := photographs[learned_of(photographs, recipe.held_out_photographs) :]:
-        result["captions"] = _captions(rater, kept)
+    if apart := photographs[learned_of(photographs, kept.held_out_photographs) :]:
+        result["captions"] = _captions(rater, apart)
     (run / "evaluation.json").write_text(json.dumps(result))
     return result
 
@@ -116,8 +115,9 @@ def _faults(rater: Rater, images: list[Image.Image], prompts: list[str]) -> dict
             apply_fault(image, f, level, rng).image for f in KADID_FAULTS for level in range(1, 6)
         ]
         ((scores, found),) = rater(versions, [prompt] * len(versions))
+        quality = scores[:, QUALITY]
         ladder.append({
-            "quality": [[scores[0, 0], *scores[1 + 5 * k : 6 + 5 * k, 0]] for k in range(5)],
+            "quality": [[quality[0], *quality[1 + 5 * k : 6 + 5 * k]] for k in range(5)],
             "clean_faults": found[0].tolist(),
             "faults": [[found[1 + 5 * k + level].tolist() for level in range(5)] for k in range(5)],
         })  # fmt: skip
@@ -142,13 +142,13 @@ def _captions(rater: Rater, photographs: Sequence[dict[str, Any]]) -> list[list[
     own = [p["captions"][0] for p in photographs]
     rng = np.random.default_rng(0)
     (right, _), (wrong, _) = rater(images, own, [unrelated_prompt(text, own, rng) for text in own])
-    return np.stack([right[:, 2], wrong[:, 2]], axis=1).tolist()
+    return np.stack([right[:, CORRESPONDENCE], wrong[:, CORRESPONDENCE]], axis=1).tolist()
 
 
 def monotone_share(ladders: Sequence[dict[str, Any]], tolerance: float = 1.0) -> dict[str, float]:
     """Share of pictures whose quality never rises by over `tolerance` points from level to level (0..5)."""
     steps = np.diff(np.array([item["quality"] for item in ladders]), axis=2)
-    fine = (steps <= tolerance).all(axis=2)
+    fine = np.all(steps <= tolerance, axis=2)
     return {"all": float(fine.mean()), **{f: float(fine[:, k].mean()) for k, f in enumerate(KADID_FAULTS)}}
 
 
@@ -212,15 +212,15 @@ def _over_runs(results: Sequence[dict[str, Any]], metric: Metric, first: str, se
     return f"{values[0]:.4f} [{low:.4f}, {high:.4f}] (95 % over prompts) of {len(only['predictions'])}"
 
 
-def _share_above(higher: Floats, lower: Floats) -> float:
-    return float(np.mean(higher > lower))
+def _share_above(higher: ArrayLike, lower: ArrayLike) -> float:
+    return float(np.mean(np.asarray(higher) > np.asarray(lower)))
 
 
 def _malformation_summary(results: Sequence[dict[str, Any]]) -> Iterator[str]:
     clean = np.concatenate([np.array(r["clean"]) for r in results])
     malformed = np.concatenate([np.array(r["malformed"]) for r in results])
     prompts = [p["prompt"] for r in results for p in r["predictions"]]
-    for column, name in ((1, "authenticity"), (0, "quality")):
+    for column, name in ((AUTHENTICITY, "authenticity"), (QUALITY, "quality")):
         values = np.concatenate([clean[:, column], malformed[:, column]])
         labels = np.repeat([1.0, 0.0], len(clean))
         low, high = bootstrap_interval(roc_auc, values, labels, groups=[*prompts, *prompts], samples=300)

@@ -31,7 +31,7 @@ from train.clip_agiqa import (
     ClipAgiqaLearner,
     ClipAgiqaRecipe,
     ClipAgiqaTrainer,
-    Crops,
+    RatedCrops,
     in_turns,
     split,
     train,
@@ -116,9 +116,9 @@ def test_round_0_tests_on_fold_0_of_all_other_trainings(rows: list[dict[str, str
 # --- examples ---
 
 
-def crops(root: Path, rows: list[dict[str, str]], **settings: Any) -> Crops:
+def crops(root: Path, rows: list[dict[str, str]], **settings: Any) -> RatedCrops:
     towers = ClipTowers(tiny_clip.clip())
-    return Crops(rows, np.arange(10), recipe(root, root / "run", **settings), towers)
+    return RatedCrops(rows, np.arange(10), recipe(root, root / "run", **settings), towers)
 
 
 def test_an_epoch_is_whole_batches_of_different_pictures(root: Path, rows: list[dict[str, str]]) -> None:
@@ -182,7 +182,7 @@ def test_gradient_reaches_the_prompts_and_their_fusion_and_nothing_else(
 ) -> None:
     chosen = recipe(root, tmp_path / "run", epochs=1, **settings)
     model = clip_agiqa.build(chosen)
-    found = Crops(rows, np.arange(4), chosen, model.towers)
+    found = RatedCrops(rows, np.arange(4), chosen, model.towers)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ClipAgiqaLearner(model, chosen).train()(default_collate([found[0], found[1]]))["mse"].backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
@@ -220,7 +220,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_and_scores(
     for later in (2, 9):  # of a run that came further, and was killed before a checkpoint said so
         perfect = {"quality": list(range(8)), "correspondence": list(range(8))}
         (round0 / f"epoch{later}.json").write_text(json.dumps(perfect))
-    with pytest.raises(MintIQAError, match="go on with it by --resume"):
+    with pytest.raises(MintIQAError, match="continue it with --resume"):
         train(settings)
     steps = steps_of(monkeypatch)
     train(settings, resume=True)
@@ -323,7 +323,7 @@ def test_without_epochs_the_sentences_alone_score(root: Path, tmp_path: Path) ->
 def test_the_learning_rate_warms_up_and_stays(root: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
     chosen = recipe(root, tmp_path / "run", epochs=2, warmup=0.5)
     model = clip_agiqa.build(chosen)
-    trainer = clip_agiqa.trainer_of(chosen, model, Crops(rows, np.arange(10), chosen, model.towers))
+    trainer = clip_agiqa.trainer_of(chosen, model, RatedCrops(rows, np.arange(10), chosen, model.towers))
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
     assert rates == [0.0, 0.5e-2, 1e-2, 1e-2]

@@ -19,15 +19,16 @@ from mint_iqa.model.heads import mapped
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from tests import tiny
-from tests.training_world import PROMPTS, World, living_in
+from tests.training_world import NANO, PROMPTS, World, living_in
 from train import match
 from train.data import sets
 from train.data.sets import split
-from train.engine.recipes import Stage1
+from train.engine.commands import step
+from train.engine.recipes import HeldOut, Match, Stage1
 from train.heads.readout import refresh
-from train.match import Matching, Pairs, fit, is_learned, learn
+from train.match import Pairs, fit, is_learned, learn
 
-SETTINGS = Matching()
+SETTINGS = Match()
 WIDTH = 16
 HELD_OUT = 2
 
@@ -53,11 +54,15 @@ def matched(run: Path) -> Path:
     return command(run, run.parent / "matched")
 
 
-def command(run: Path, output: Path) -> Path:
+def command(run: Path, output: Path, *settings: str) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["matching", str(run), "--output", str(output)])
-        assert match.main() == 0
+        patch.setattr(sys, "argv", arguments(run, output, *settings))
+        assert step(Match, match.match, "") == 0
     return output
+
+
+def arguments(run: Path, output: Path, *settings: str) -> list[str]:
+    return ["match", str(NANO / "match.yaml"), "--set", f"start={run}", f"output={output}", *settings]
 
 
 def turned(pictures_: int = 240, prompts: int = 60, seed: int = 0) -> tuple[Pairs, Tensor, Tensor]:
@@ -141,11 +146,13 @@ def test_what_the_run_kept_out_is_not_looked_at(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    encode = match.encode
-    monkeypatch.setattr(match, "encode", lambda m, p, paths: (looked.extend(paths), encode(m, p, paths))[1])
+    see = match.image_vectors
+    monkeypatch.setattr(
+        match, "image_vectors", lambda m, p, paths: (looked.extend(paths), see(m, p, paths))[1]
+    )
     command(run, tmp_path / "again")
     human = sets.agiqa3k(sets.data_root())
-    kept_out = split(human, Stage1(test_fold=0)).test
+    kept_out = split(human, HeldOut(test_fold=0)).test
     photographs = [str(p["path"]) for p in sets.flickr8k(sets.data_root())]
     assert len(kept_out) and not {human[i]["path"] for i in kept_out} & set(looked)
     assert set(photographs) - set(looked) == set(photographs[-HELD_OUT:])
@@ -156,9 +163,8 @@ def test_learning_again_replaces_what_was_learned_and_looks_at_no_picture_twice(
 ) -> None:
     output = tmp_path / "again"
     shutil.copytree(matched, output)
-    monkeypatch.setattr(match, "encode", lambda *_: pytest.fail("looked again"))
-    monkeypatch.setattr(match, "Matching", lambda: replace(SETTINGS, slope=1.5))
-    first, again = learned(matched), learned(command(run, output))
+    monkeypatch.setattr(match, "image_vectors", lambda *_: pytest.fail("looked again"))
+    first, again = learned(matched), learned(command(run, output, "slope=1.5"))
     assert (first["alignment.slope"], again["alignment.slope"]) == (SETTINGS.slope, 1.5)
     assert torch.equal(first["alignment.prompt_map.weight"], again["alignment.prompt_map.weight"])
 
@@ -186,8 +192,8 @@ def test_a_model_without_a_sentence_space_is_refused_in_a_sentence(
 ) -> None:
     tiny.model(alignment=None).save_pretrained(tmp_path / "model")
     shutil.copy(run / "recipe.json", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["matching", str(tmp_path), "--output", str(tmp_path / "out")])
-    assert match.main() == 2
+    monkeypatch.setattr(sys, "argv", arguments(tmp_path, tmp_path / "out"))
+    assert step(Match, match.match, "") == 2
     assert "no alignment encoder" in capsys.readouterr().err
 
 

@@ -25,7 +25,7 @@ from train.engine.parameters import STAGE2_PARTS, declare
 from train.engine.recipes import Stage1
 from train.engine.trainer import PlanTrainer, run_to_end
 from train.heads.losses import masked_l1, rank_loss
-from train.stage1 import Scorer, parameter_groups, scorer_of
+from train.stage1 import ScoreLearner, learner_of, parameter_groups
 
 NAN = float("nan")
 
@@ -61,8 +61,8 @@ def nano() -> MintIQAModel:
     """nano as its recipe trains it."""
     with torch.device("meta"):
         model = MintIQAModel(MintIQAConfig(**json.loads((NANO / "model.json").read_text())))
-    settings = read_settings(Stage1, NANO / "stage1.yaml")
-    declare(Scorer(model, settings), settings.trains, model.config.is_referenced, STAGE2_PARTS)
+    settings = read_settings(Stage1, NANO / "end_to_end.yaml")
+    declare(ScoreLearner(model, settings), settings.trains, model.config.is_referenced, STAGE2_PARTS)
     return model
 
 
@@ -95,7 +95,7 @@ def test_neither_word_embeddings_nor_the_sentence_encoder_nor_stage_2_train(nano
 
 def test_a_step_changes_what_trains_and_nothing_else(world: World, tmp_path: Path) -> None:
     settings = recipe(world, tmp_path / "run", human_epochs=4, photograph_epochs=3, batch_size=60)
-    scorer, _ = scorer_of(settings)
+    scorer, _ = learner_of(settings)
     before = {n: p.detach().clone() for n, p in scorer.model.named_parameters()}
     trains = trainable(scorer.model)
     learned = learnt_in_one_step(settings, scorer)
@@ -111,7 +111,7 @@ def test_a_step_changes_what_trains_and_nothing_else(world: World, tmp_path: Pat
     assert changed == trains - still
 
 
-def learnt_in_one_step(settings: Stage1, scorer: Scorer) -> dict[str, Tensor]:
+def learnt_in_one_step(settings: Stage1, scorer: ScoreLearner) -> dict[str, Tensor]:
     data, scorer.captions = stage1.data_of(
         settings, scorer.model, MintIQAProcessor.from_config(scorer.model.config)
     )
@@ -197,7 +197,7 @@ def test_rank_loss_ignores_near_ties_and_unknown_targets() -> None:
 def test_unknown_faults_and_prompts_do_not_move_the_model(world: World, tmp_path: Path) -> None:
     """A batch of which nothing is known costs nothing and its gradient is nothing, not NaN."""
     settings = recipe(world, tmp_path / "run", photograph_epochs=0.0)
-    scorer, processor = scorer_of(settings)
+    scorer, processor = learner_of(settings)
     sources = read_sources(SIZE)
     looks = Looks(draw(sources, settings), sources, processor)
     batch = looks.collate([looks[0], looks[1]])
@@ -282,7 +282,7 @@ def test_a_prompt_is_the_same_vector_whatever_it_is_batched_with(world: World) -
         "robot playing guitar near a wooden bridge",
     ]
     encoded = model.encode_image(torch.zeros(len(prompts), 3, SIZE, SIZE))
-    together, alone = (Scorer(model, Stage1(bf16=False)) for _ in range(2))
+    together, alone = (ScoreLearner(model, Stage1(bf16=False)) for _ in range(2))
     text = processor.tokenize(prompts)
     together._score(encoded, text.ids, text.mask)
     for i, prompt in enumerate(prompts):

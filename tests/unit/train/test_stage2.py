@@ -24,7 +24,7 @@ from mint_iqa.model.references import load_language
 from mint_iqa.vocabulary import FAULT_WORDS
 from tests.training_world import NANO, SIZE, TRAINS, WIDTH, World, living_in
 from train import prepare, stage1, stage2
-from train.data.questions import Instructions, draw_instructions
+from train.data.questions import StoredInstructions, draw_instructions
 from train.data.sources import read_sources
 from train.engine.parameters import STAGE1_PARTS, Learner, declare, trained_state
 from train.engine.recipes import Lora, Stage1, Stage2
@@ -71,11 +71,11 @@ def explainer(first: Path) -> Explainer:
     return explainer_of(settings, model).eval()
 
 
-def data_for(explainer: Explainer, count: int) -> Instructions:
+def data_for(explainer: Explainer, count: int) -> StoredInstructions:
     sources = read_sources(SIZE)
     examples = draw_instructions(sources, range(14), range(4), {}, count, seed=1)
     processor = MintIQAProcessor.from_config(explainer.model.config)
-    return Instructions(examples, sources, processor, explainer.language)
+    return StoredInstructions(examples, sources, processor, explainer.language)
 
 
 def batch_of(explainer: Explainer, count: int = 6, blind: bool | None = None) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def parameters(module: torch.nn.Module) -> dict[str, Tensor]:
 def test_nano_trains_exactly_these_besides_lora() -> None:
     with torch.device("meta"):
         model = MintIQAModel(MintIQAConfig(**json.loads((NANO / "model.json").read_text())))
-    *parts, lora = read_settings(Stage2, NANO / "stage2.yaml").trains
+    *parts, lora = read_settings(Stage2, NANO / "explain.yaml").trains
     learner = Learner()
     learner.model = model
     declare(learner, parts, model.config.is_referenced, STAGE1_PARTS)

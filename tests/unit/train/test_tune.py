@@ -16,21 +16,25 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.model.fresh import load_model
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.vision import PIXEL_STATISTICS
-from tests.training_world import CAPTIONS, GENERATORS, PROMPTS, SIZE, World, living_in, write_pictures
+from tests.training_world import CAPTIONS, GENERATORS, NANO, PROMPTS, SIZE, World, living_in, write_pictures
 from train import prepare, tune
 from train.data import features, sets
 from train.data.features import load_features
 from train.data.sets import folds_of, split
-from train.engine.recipes import Stage1
+from train.engine.checkpoints import held_out
+from train.engine.commands import step
+from train.engine.recipes import FrozenFit, HeldOut, OwnUnitsFit, Tower, Tune
 from train.heads import tuned
-from train.heads.own_units import Settling, originals, settle
+from train.heads.own_units import originals, settle
 from train.heads.readout import FITTED, Readout, smoothed
-from train.heads.tuned import Course, TunedReadout, Tuning, image_vectors
+from train.heads.tuned import Course, TunedReadout, image_vectors
 from train.measure import generators, scores
 from train.measure.generators import Job, rows_of
 from train.measure.predictions import Predictions
 
-SHORT = Tuning(epochs=2, batch_size=4, tower_learning_rate=1e-2, head_learning_rate=1e-2)
+SHORT = Tower(epochs=2, batch_size=4, learning_rate=1e-2, head_learning_rate=1e-2)
+RECIPE = Tune(tower=SHORT)
+PHOTOGRAPHS = len(CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +46,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a model and its features, computed in two shards."""
-    folder = tmp_path_factory.mktemp("aligned")
+    """A run with a model and its features."""
+    folder = tmp_path_factory.mktemp("align")
     load_model(str(world.config))[0].save_pretrained(folder / "model")
-    with pytest.MonkeyPatch.context() as patch:
-        for shard in ("0/2", "1/2"):
-            patch.setattr("sys.argv", ["features", str(folder), "--shard", shard])
-            assert features.main() == 0
+    (folder / "recipe.json").write_text(json.dumps(asdict(HeldOut(held_out_photographs=0))))
+    loaded(folder)
     return folder
+
+
+def loaded(folder: Path) -> dict[str, Tensor]:
+    return load_features(folder, PHOTOGRAPHS)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def model_of(folder: Path) -> MintIQAModel:
 
 def run(folder: Path, found: dict[str, Tensor], rows: Tensor, human: list[dict[str, str]]) -> TunedReadout:
     with TemporaryDirectory() as place:
-        return tuned.run(folder, found, rows, human, SHORT, Path(place) / "tuning.pt")
+        return tuned.run(folder, found, rows, human, RECIPE, Path(place) / "tune.pt")
 
 
 def without(found: dict[str, Tensor], fold: int) -> Tensor:
@@ -72,8 +78,8 @@ def without(found: dict[str, Tensor], fold: int) -> Tensor:
 
 @torch.no_grad()
 def test_the_middle_of_a_picture_looks_to_tuning_as_it_does_to_the_whole_model(folder, human):
-    found, model = load_features(folder), model_of(folder)
-    readout = TunedReadout(model, found, human)
+    found, model = loaded(folder), model_of(folder)
+    readout = TunedReadout(model, found, human, RECIPE.heads)
     rows = torch.arange(len(found["fold"]))
     statistics, image = readout.picture(rows)
     # float16 and bfloat16 lie between them.
@@ -93,8 +99,8 @@ def test_the_sentence_vector_of_statistics_is_that_of_the_tokens(folder):
 
 
 def test_while_it_learns_it_sees_a_picture_each_time_from_another_crop(folder):
-    found = load_features(folder)
-    crops = tuned.Crops(model_of(folder), found)
+    found = loaded(folder)
+    crops = tuned.TowerCrops(model_of(folder), found)
     row = torch.zeros(1, dtype=torch.long)
     middle = [crops(row, None) for _ in range(2)]
     assert torch.equal(*middle)
@@ -103,7 +109,7 @@ def test_while_it_learns_it_sees_a_picture_each_time_from_another_crop(folder):
 
 
 def test_tuning_changes_the_heads_the_blocks_and_the_patch_embedding_alone(folder, human):
-    before, found = model_of(folder), load_features(folder)
+    before, found = model_of(folder), loaded(folder)
     tuned = run(folder, found, without(found, 0), human).model
     changed = {n for (n, a), b in zip(before.named_parameters(), tuned.parameters(), strict=True)
                if not torch.equal(a, b)}  # fmt: skip
@@ -114,7 +120,7 @@ def test_tuning_changes_the_heads_the_blocks_and_the_patch_embedding_alone(folde
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(folder, human, tmp_path, monkeypatch):
-    found = load_features(folder)
+    found = loaded(folder)
     rows = without(found, 0)
     through = run(folder, found, rows, human).model.state_dict()
     save = Course.save
@@ -125,18 +131,18 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(folder, human, tmp
 
     monkeypatch.setattr(Course, "save", stop_after_saving)
     with pytest.raises(KeyboardInterrupt):
-        tuned.run(folder, found, rows, human, SHORT, tmp_path / "tuning.pt")
+        tuned.run(folder, found, rows, human, RECIPE, tmp_path / "tune.pt")
     monkeypatch.setattr(Course, "save", save)
     steps = []
     monkeypatch.setattr(Course, "step", lambda c, loss, step=Course.step: (steps.append(1), step(c, loss)))
-    resumed = tuned.run(folder, found, rows, human, SHORT, tmp_path / "tuning.pt").model.state_dict()
+    resumed = tuned.run(folder, found, rows, human, RECIPE, tmp_path / "tune.pt").model.state_dict()
     assert all(torch.equal(through[k], v) for k, v in resumed.items())
     rated = int(found["human"][rows].sum())
     assert len(steps) == (rated + round(SHORT.others * rated)) // SHORT.batch_size
 
 
 def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
-    found = load_features(folder)
+    found = loaded(folder)
     rows = without(found, 1)
     other = {k: v.clone() for k, v in found.items()}
     tested = found["fold"] == 1
@@ -148,48 +154,71 @@ def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
     states = []
     for features_ in (found, other):
         readout = run(folder, features_, rows, human)
-        settle(readout, rows, Settling(epochs=2))
+        settle(readout, rows, OwnUnitsFit(epochs=2))
         states.append(readout.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
 
 
 @pytest.mark.parametrize("other", ["rows", "start", "settings"])
 def test_a_stopped_run_is_not_gone_on_with_by_another(folder, human, tmp_path, monkeypatch, other):
-    found, checkpoint = load_features(folder), tmp_path / "tuning.pt"
-    tuned.run(folder, found, without(found, 0), human, SHORT, checkpoint)
-    rows, settings = without(found, 1 if other == "rows" else 0), SHORT
+    found, checkpoint = loaded(folder), tmp_path / "tune.pt"
+    tuned.run(folder, found, without(found, 0), human, RECIPE, checkpoint)
+    rows, recipe = without(found, 1 if other == "rows" else 0), RECIPE
     if other == "settings":
-        settings = replace(SHORT, averaging=0.9)
+        recipe = replace(RECIPE, tower=replace(SHORT, averaging=0.9))
     if other == "start":
         model = model_of(folder)
         model.vision.backbone.embeddings.patch_embeddings.projection.bias.data += 1e-3
         monkeypatch.setattr(MintIQAModel, "from_pretrained", lambda *_, **__: model)
-    with pytest.raises(MintIQAError, match=r"tuning\.pt is of a run with other settings") as caught:
-        tuned.run(folder, found, rows, human, settings, checkpoint)
+    with pytest.raises(MintIQAError, match=r"tune\.pt is of a run with other settings") as caught:
+        tuned.run(folder, found, rows, human, recipe, checkpoint)
     assert caught.value.code == "other_recipe"
 
 
-@pytest.mark.parametrize("left", ["nothing", "one shard", "another model's", "other pictures'"])
-def test_features_that_are_not_those_of_the_run_are_refused(folder, tmp_path, monkeypatch, left):
+@pytest.mark.parametrize(
+    "left", ["all but one part", "another model's", "other pictures'", "fewer photographs"]
+)
+def test_features_that_are_not_those_of_the_run_are_computed_anew(folder, tmp_path, monkeypatch, left):
     run = shutil.copytree(folder, tmp_path / "run")
-    first, *others = sorted(run.glob("features-*"))
+    parts = sorted(run.glob("features-*of*.safetensors"))
+    photographs, expected = PHOTOGRAPHS, len(parts)
     if left == "another model's":
         model = model_of(folder)
         model.shortcut.query_gain.data += 1
         model.save_pretrained(run / "model")
-    elif left == "other pictures'":
-        write_pictures(tmp_path / "data", PROMPTS[:-1])
-        monkeypatch.setenv("MINT_IQA_DATA", str(tmp_path))
+    elif left == "fewer photographs":
+        photographs -= 1
     else:
-        for path in others if left == "one shard" else (first, *others):
-            path.unlink()
-    with pytest.raises(MintIQAError, match=r"lacks features of its model") as caught:
-        load_features(run)
-    assert caught.value.code == "features_missing"
+        parts[0].unlink()
+        expected = 1
+    computed = []
+    original = features.features_of
+    monkeypatch.setattr(features, "features_of", lambda *a: (computed.append(a[-1]), original(*a))[1])
+    load_features(run, photographs)
+    assert len(computed) == expected
+    load_features(run, photographs)
+    assert len(computed) == expected
+
+
+def test_features_are_not_computed_from_pictures_that_changed_since_they_were_stored(
+    folder, tmp_path, monkeypatch
+):
+    write_pictures(tmp_path / "data", PROMPTS[:-1])
+    monkeypatch.setenv("MINT_IQA_DATA", str(tmp_path))
+    with pytest.raises(MintIQAError, match=r"run python -m train\.prepare") as caught:
+        loaded(folder)
+    assert caught.value.code == "pictures_missing"
+
+
+def test_photographs_that_the_run_keeps_out_have_no_features(folder, tmp_path):
+    run = shutil.copytree(folder, tmp_path / "run")
+    (run / "recipe.json").write_text(json.dumps(asdict(HeldOut(held_out_photographs=2))))
+    before, after = ((loaded(f)["source"] < 0).sum().item() for f in (folder, run))
+    assert before == 3 * len(CAPTIONS) and after == 3 * (len(CAPTIONS) - 2)
 
 
 def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human, tmp_path):
-    found = load_features(folder)
+    found = loaded(folder)
     rows, everything = without(found, 0), torch.arange(len(found["fold"]))
     readout = run(folder, found, rows, human)
     weights = {k: v.clone() for k, v in readout.model.state_dict().items()}
@@ -199,7 +228,7 @@ def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human
             return readout.outputs(readout.picture(everything), everything, "first")
 
     before = judged()
-    settle(readout, rows, Settling(epochs=2))
+    settle(readout, rows, OwnUnitsFit(epochs=2))
     after = judged()
     torch.testing.assert_close(after.scores[:, [0, 2]], before.scores[:, [0, 2]], atol=1e-5, rtol=0)
     assert (after.scores[:, 1] - before.scores[:, 1]).abs().mean() > 1e-3
@@ -214,7 +243,7 @@ def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human
 
 def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
     """On the pictures that it learned from, with a tower that tells them apart: the toy's own doesn't."""
-    found = load_features(folder)
+    found = loaded(folder)
     rows = torch.arange(len(found["fold"]))
     readout = run(folder, found, rows, human)
 
@@ -224,7 +253,7 @@ def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
         return statistics, found["image"][rows]
 
     readout.picture = telling
-    settle(readout, rows, Settling(epochs=200, batch_size=64, learning_rate=1e-2))
+    settle(readout, rows, OwnUnitsFit(epochs=200, batch_size=64, learning_rate=1e-2))
     first = originals(found["source"], found["human"])
     malformed = ((found["faults"][:, -1] > 0.5) & (found["source"] >= 0)).nonzero().squeeze(1)
     with torch.no_grad():
@@ -240,13 +269,13 @@ def test_each_faulted_look_is_held_against_its_unspoilt_original():
 
 
 def test_fitting_twice_gives_the_same_heads_whatever_was_fitted_before(folder, human):
-    found, rows = load_features(folder), torch.arange(20)
+    found, rows = loaded(folder), torch.arange(20)
     model = model_of(folder)
-    Readout(model, found, human).fit(rows)
+    Readout(model, found, human, FrozenFit()).fit(rows, FrozenFit())
     once = {k: v.clone() for k, v in model.state_dict().items()}
-    Readout(model, found, human).fit(rows + 5)
+    Readout(model, found, human, FrozenFit()).fit(rows + 5, FrozenFit())
     assert not torch.equal(once["shortcut.layers.0.weight"], model.shortcut.layers[0].weight)
-    Readout(model, found, human).fit(rows)
+    Readout(model, found, human, FrozenFit()).fit(rows, FrozenFit())
     assert all(torch.equal(once[k], v) for k, v in model.state_dict().items())
 
 
@@ -263,8 +292,8 @@ def test_the_smoothed_target_lies_between_the_votes_and_what_quality_says():
 
 
 def test_a_prompt_is_wrong_for_a_picture_only_if_they_share_no_content_word(folder, human):
-    found = load_features(folder)
-    readout = Readout(model_of(folder), found, human)
+    found = loaded(folder)
+    readout = Readout(model_of(folder), found, human, FrozenFit())
     by_prompt = {human[s]["prompt"]: i for i, s in enumerate(found["source"].tolist()) if s >= 0}
     dog, car = (torch.tensor([by_prompt[p]]) for p in ("a dog on a beach", "red car"))
     photograph = (found["source"] < 0).nonzero()[0]
@@ -292,9 +321,8 @@ def test_a_copy_of_a_tested_picture_does_not_train_whoever_made_it():
 
 
 def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human, monkeypatch, capsys):
-    monkeypatch.setattr(generators, "Tuning", lambda: SHORT)
     monkeypatch.setattr(generators, "AXES", 4)  # of few pictures
-    monkeypatch.setattr("sys.argv", ["cross_validate", str(folder)])
+    monkeypatch.setattr("sys.argv", ["generators", *arguments(folder)])
     names = [job.name for job in generators.jobs(list(GENERATORS))]
     assert len(names) == 5 + len(GENERATORS)
     assert generators.main() == 0
@@ -353,24 +381,45 @@ def test_generators_are_judged_one_by_one_and_not_for_their_level(human):
     assert found.interval("quality", few, "tuned") == "-"
 
 
+def arguments(folder: Path, **other: object) -> list[str]:
+    """The shipped recipe, short, from `folder`."""
+    short = {
+        f"tower.{name}": getattr(SHORT, name)
+        for name in ("epochs", "batch_size", "learning_rate", "head_learning_rate")
+    }
+    settings = {"start": folder, "photographs": PHOTOGRAPHS, "held_out_photographs": 0, **short, **other}
+    return [str(NANO / "tune.yaml"), "--set", *(f"{key}={value}" for key, value in settings.items())]
+
+
 def test_the_command_leaves_a_run_that_stage_2_can_start_from_and_that_is_evaluated(
-    folder, human, tmp_path, monkeypatch
+    folder, human, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(tune, "Tuning", lambda: SHORT)
-    output = tmp_path / "stage1"
-    monkeypatch.setattr("sys.argv", ["tuning", str(folder), "--test-fold", "2", "--output", str(output)])
-    assert tune.main() == 0
-    assert tune.main() == 2  # a finished run is not overwritten
-    recipe = Stage1(**json.loads((output / "recipe.json").read_text()))
-    assert (recipe.test_fold, recipe.folds) == (2, 5)
+    output = tmp_path / "tune"
+    command = ["tune", *arguments(folder, output=output, test_fold=2)]
+    monkeypatch.setattr("sys.argv", command)
+    assert step(Tune, tune.tune, "") == 0
+    assert "Figure: quality SRCC" in capsys.readouterr().out
+    assert step(Tune, tune.tune, "") == 2  # a finished run is not overwritten
+    kept = held_out(output)
+    assert (kept.test_fold, kept.folds) == (2, 5)
     before, after = model_of(folder).state_dict(), model_of(output).state_dict()
     assert not torch.equal(before["shortcut.layers.0.weight"], after["shortcut.layers.0.weight"])
+    (output / "recipe.json").write_text(json.dumps(asdict(replace(kept, held_out_photographs=len(CAPTIONS)))))
     found = scores.evaluate(output)
-    tested = {human[i]["image"] for i in split(human, recipe).test}
+    tested = {human[i]["image"] for i in split(human, kept).test}
     assert {p["image"] for p in found["predictions"]} == tested
-    assert all(own != other for own, other in found["captions"]) and len(found["captions"]) == len(CAPTIONS)
-    (output / "recipe.json").write_text(json.dumps(asdict(replace(recipe, test_fold=None))))
+    assert len(found["captions"]) == len(CAPTIONS)
+    inside = [pair for pair in found["captions"] if pair != [0.0, 0.0]]  # the toy goes below the scale
+    assert len(inside) > 1 and all(own != other for own, other in inside)
+    (output / "recipe.json").write_text(json.dumps(asdict(replace(kept, test_fold=None))))
     with pytest.raises(MintIQAError, match="kept no prompt out"):
         scores.evaluate(output)
     lines = list(scores.summary([output]))
     assert any(text.startswith("a photograph's caption above an unrelated one") for text in lines)
+
+
+@pytest.mark.parametrize("settings", [{"test_fold": 5}, {"folds": 3}, {"leave_out": "alpha"}])
+def test_what_tuning_cannot_keep_out_is_refused_before_anything_is_computed(settings, tmp_path):
+    with pytest.raises(MintIQAError) as caught:
+        tune.tune(replace(RECIPE, start="none", output=str(tmp_path), **settings))
+    assert caught.value.code == "bad_config"

@@ -130,16 +130,14 @@ def test_held_out_photographs_are_never_looked_at(sources: Sources, examples: li
     assert seen == set(range(len(CAPTIONS) - 2))
 
 
-def test_captions_of_held_out_photographs_are_not_even_wrong_prompts(
-    world: World, sources: Sources, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_captions_of_held_out_photographs_are_not_even_wrong_prompts(world: World, sources: Sources) -> None:
     recipe = replace(BOTH, photograph_epochs=30, no_prompt_share=0.0)
     assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, draw(sources, recipe))}
     model, processor = fresh.load_model(str(world.config))
     _, bank = stage1.data_of(recipe, model, processor)
     assert bank is not None and len(bank) == len(CAPTIONS) - 2
-    monkeypatch.setattr(features, "PHOTOGRAPHS", len(CAPTIONS) - 2)
-    looks = [look for seed in range(20) for look, _, _ in features.draw_looks(sources, seed)]
+    drawn = [features.draw_looks(sources, len(CAPTIONS) - 2, seed) for seed in range(20)]
+    looks = [look for each in drawn for look, _, _ in each]
     assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, looks)}
 
 
@@ -167,7 +165,7 @@ def taught(caption: str, examples: list[Example]) -> bool:
     [
         ({"test_fold": 5}, "test_fold is 5 of 5 folds"),
         ({"test_fold": -1}, "test_fold is -1 of 5 folds"),
-        ({"leave_out": "Beta"}, "'Beta', no generator: give one of alpha, beta"),
+        ({"leave_out": "Beta"}, "'Beta' is not a generator: give one of alpha, beta"),
     ],
 )
 def test_what_would_keep_nothing_out_is_refused(
@@ -453,7 +451,7 @@ def test_pictures_of_other_files_are_built_anew_and_never_taken_for_these(
     pictures.build("set", SIZE, paths, ())
     pixels = pictures.load("set", SIZE, paths)[0].copy()
     others, reading = list(reversed(paths)), pictures.load("set", SIZE)[0]
-    with pytest.raises(MintIQAError, match=r"are of other files: run python -m train\.pictures"):
+    with pytest.raises(MintIQAError, match=r"are of other files: run python -m train\.prepare"):
         pictures.load("set", SIZE, others)
     pictures.build("set", SIZE, others, ())
     assert np.array_equal(pictures.load("set", SIZE, others)[0], pixels[::-1])

@@ -19,7 +19,8 @@ from mint_iqa.model import fresh
 from tests.training_world import PROMPTS, SIZE, TRAINS, living_in
 from train import stage1
 from train.data.looks import draw
-from train.data.sources import RATED, sources_of, split_rated
+from train.data.sources import OWN as OWN_SET
+from train.data.sources import sources_of, split_rated
 from train.engine.recipes import Stage1
 
 COUNT = 12
@@ -76,7 +77,7 @@ def planned(recipe):
 
 def test_what_a_set_does_not_rate_is_unknown(world, files):
     sources, examples = planned(recipe(world, files))
-    assert {e.pixels[0] for e in examples} == {RATED}
+    assert {e.pixels[0] for e in examples} == {OWN_SET}
     for example in examples:
         number = example.pixels[1]
         quality, authenticity, correspondence = example.targets
@@ -178,7 +179,7 @@ def test_a_run_that_keeps_nothing_apart_leaves_no_list_of_an_earlier_one(world, 
 
 def test_long_pictures_are_stored_as_the_model_will_see_them(world, files):
     sources, _ = planned(recipe(world, files))
-    stored = sources.pixels[RATED][1]
+    stored = sources.pixels[OWN_SET][1]
     picture = Image.open(files[0].replace("own.csv", "1.png"))
     middle = picture.resize(stored.shape[:2], Image.Resampling.BICUBIC, box=(5, 0, 85, 40))
     assert np.array_equal(stored, np.asarray(middle))
@@ -187,7 +188,7 @@ def test_long_pictures_are_stored_as_the_model_will_see_them(world, files):
 def test_a_run_learns_from_them_alone_and_says_what_it_kept_apart(world, files, tmp_path, capsys):
     settings = recipe(world, files, tmp_path / "run", learning_rate=3e-3, head_learning_rate=3e-3)
     folder = stage1.train(settings)
-    start, _ = stage1.scorer_of(settings)
+    start, _ = stage1.learner_of(settings)
     learned = load_file(folder / "model.safetensors")
     before = start.model.state_dict()
     assert any(not torch.equal(before[name].half(), value) for name, value in learned.items())

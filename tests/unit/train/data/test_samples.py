@@ -19,7 +19,7 @@ from mint_iqa.images import read_image
 from tests import tiny
 from train import stage2
 from train.data.questions import Instruction
-from train.data.samples import Told, examples_of, read_samples
+from train.data.samples import FileInstructions, examples_of, read_samples
 from train.engine.commands import command
 from train.engine.parameters import trained_state
 from train.engine.recipes import Lora, Stage2
@@ -75,7 +75,9 @@ def explainer(tiny_checkpoint: Path) -> Explainer:
     return explainer_from(tiny_checkpoint)
 
 
-def read(explainer: Explainer, source: Path, passes: float = 1.0, seed: int = 0) -> tuple[Told, Told]:
+def read(
+    explainer: Explainer, source: Path, passes: float = 1.0, seed: int = 0
+) -> tuple[FileInstructions, FileInstructions]:
     scorer = Assessor.from_pretrained(explainer.model.folder)
     return examples_of(read_samples(str(source), None), scorer, explainer.language, passes, seed)
 
@@ -237,7 +239,7 @@ def test_every_pass_has_each_sample_once_in_a_seeded_order(explainer: Explainer,
 
 def test_missing_pictures_are_counted_and_the_first_is_named(explainer: Explainer, folder: Path) -> None:
     write_jsonl(folder / "lost.jsonl", [sample(0), sample(77)])
-    with pytest.raises(MintIQAError, match=r"'77\.png' of .*lost\.jsonl .*1 of 2 samples"):
+    with pytest.raises(MintIQAError, match=r"'77\.png' of .*lost\.jsonl .*1 of 2 images"):
         read(explainer, folder / "lost.jsonl")
 
 

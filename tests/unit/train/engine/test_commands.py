@@ -7,28 +7,30 @@ from pathlib import Path
 import pytest
 
 from mint_iqa.errors import MintIQAError
+from tests.training_world import REPOSITORY
 from train.engine.commands import ends_in_a_sentence
 
-FOLDERS = ("none", "--output", "out")
+NANO = REPOSITORY / "configs" / "nano"
+NONE = ("--set", "start=none", "output=out")
 
 
 @pytest.mark.parametrize(
     ("module", "arguments", "words"),
     [
-        ("pictures", (), "set $MINT_IQA_DATA"),
-        ("features", ("none",), "none/model"),
-        ("alignment", FOLDERS, "none/model"),
-        ("tuning", FOLDERS, "python -m train.data.features none"),
-        ("tuning", (*FOLDERS, "--test-fold", "5"), "test_fold is 5 of 5 folds"),
-        ("matching", FOLDERS, "none/recipe.json"),
-        ("evaluate", ("none",), "none/recipe.json"),
-        ("evaluate_answers", ("nano",), "set $MINT_IQA_DATA"),
-        ("evaluate", ("none", "--summary"), "none/evaluation.json"),
-        ("cross_validate", ("none",), "set $MINT_IQA_DATA"),
-        ("clip_agiqa_report", ("none",), "none holds no round"),
-        ("ablation", ("none", "nano"), "set $MINT_IQA_DATA"),
+        ("prepare", (), "set $MINT_IQA_DATA"),
+        ("align", (str(NANO / "align.yaml"), *NONE), "none/recipe.json"),
+        ("tune", (str(NANO / "tune.yaml"), *NONE), "none/recipe.json"),
+        ("tune", (str(NANO / "tune.yaml"), *NONE, "test_fold=5"), "test_fold is 5 of 5 folds"),
+        ("match", (str(NANO / "match.yaml"), *NONE), "none/recipe.json"),
+        ("nano", ("--set", "bake.temperature=200"), "a step of pretrain"),
+        ("measure.scores", ("none",), "none/recipe.json"),
+        ("measure.answers", ("nano",), "set $MINT_IQA_DATA"),
+        ("measure.scores", ("none", "--summary"), "none/evaluation.json"),
+        ("measure.generators", (str(NANO / "tune.yaml"), *NONE), "set $MINT_IQA_DATA"),
+        ("measure.clip_agiqa", ("none",), "none holds no round"),
+        ("measure.ablation", (str(NANO / "tune.yaml"), "nano"), "set $MINT_IQA_DATA"),
         ("release", ("none", "out"), "none/model"),
-        ("slots", ("none", "labels.json", "pictures"), "none"),
+        ("measure.slots", ("none", "labels.json", "pictures"), "none"),
         ("finetune", ("none.yaml",), "none.yaml"),
     ],
 )

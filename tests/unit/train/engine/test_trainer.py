@@ -155,7 +155,7 @@ def test_another_number_of_processes_does_not_go_on_with_a_run(
     world: World, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(MintIQAError, match="1 processes, these are 2"):
+    with pytest.raises(MintIQAError, match="1 processes but this run has 2"):
         stage1.train(recipe(world, whole.parent), resume=True)
 
 
@@ -221,7 +221,7 @@ def test_pictures_that_were_not_built_are_asked_for(
     parts = tmp_path / "cache"
     shutil.copytree(world.cache, parts, ignore=shutil.ignore_patterns("pictures"))
     monkeypatch.setenv("MINT_IQA_CACHE", str(parts))
-    with pytest.raises(MintIQAError, match=r"python -m train\.pictures") as caught:
+    with pytest.raises(MintIQAError, match=r"python -m train\.prepare") as caught:
         stage1.train(recipe(world, tmp_path / "run"))
     assert caught.value.code == "pictures_missing"
 

@@ -1,32 +1,29 @@
 """The table of what each part brings: every row from the model or the answers, none measured twice."""
 
-import importlib
 import json
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from mint_iqa.assessor import Assessor
 from mint_iqa.model.fresh import load_model
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import level_of
-from tests.training_world import REPOSITORY, SIZE, TRAINS, World, living_in
+from tests.training_world import CAPTIONS, NANO, REPOSITORY, SIZE, TRAINS, World, living_in
 from train import align, prepare, stage1
-from train.data import features, pictures, sets
+from train.data import pictures, sets
 from train.data.features import load_features
 from train.data.sets import folds_of
-from train.engine.commands import command
-from train.engine.recipes import Stage1
+from train.engine.commands import command, step
+from train.engine.recipes import Align, HeldOut, Stage1, Tower, Tune
 from train.heads.readout import Readout
-from train.heads.tuned import TunedReadout, Tuning
+from train.heads.tuned import TunedReadout
 from train.measure import ablation, generators
 from train.measure.ablation import FOLD, Ablation, answered, clean_only, constant, markdown
 
@@ -41,15 +38,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture
 def run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     load_model(str(world.config))[0].save_pretrained(tmp_path / "model")
-    monkeypatch.setattr("sys.argv", ["features", str(tmp_path)])
-    assert features.main() == 0
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(HeldOut(held_out_photographs=0))))
     monkeypatch.setattr(ablation, "SIZES", (28, 42))
-    monkeypatch.setattr(ablation, "Tuning", partial(Tuning, batch_size=4))
     return tmp_path
 
 
+def recipe_of(run: Path) -> Tune:
+    return Tune(start=str(run), photographs=len(CAPTIONS), tower=Tower(batch_size=4))
+
+
 def test_heads_and_towers_are_compared_row_by_row_and_a_row_is_measured_once(run, monkeypatch):
-    table = Ablation(run, "nano")
+    table = Ablation(recipe_of(run), "nano")
     learned_from = []
     for kind, method in ((Readout, "fit"), (TunedReadout, "tune")):
         plain = getattr(kind, method)
@@ -67,7 +66,7 @@ def test_heads_and_towers_are_compared_row_by_row_and_a_row_is_measured_once(run
     assert not list(run.glob("*.pt"))
     monkeypatch.setattr(Ablation, "_fitted", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(Ablation, "_tuned", lambda *_: pytest.fail("measured again"))
-    again = Ablation(run, "nano")
+    again = Ablation(recipe_of(run), "nano")
     again.heads()
     again.tower()
     assert again.rows == rows
@@ -84,7 +83,7 @@ def spied(method, learned_from):
 
 
 def test_answers_are_those_of_the_model_that_is_named_now(run, tiny_checkpoint):
-    nano, other = Ablation(run, "nano"), Ablation(run, str(tiny_checkpoint))
+    nano, other = Ablation(recipe_of(run), "nano"), Ablation(recipe_of(run), str(tiny_checkpoint))
     nano.row("answers: all", lambda: {"names the fault": "1"})
     assert other.rows == {}
     other.row("answers: all", lambda: {"names the fault": "0"})
@@ -94,15 +93,13 @@ def test_answers_are_those_of_the_model_that_is_named_now(run, tiny_checkpoint):
 def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_here(run):
     """Whatever the run's own tower has become; what it has become is a row beside them."""
     model = MintIQAModel.from_pretrained(run / "model", dtype=torch.float32)
-    before = Ablation(run, "nano")
+    before = Ablation(recipe_of(run), "nano")
     before.heads()
     for block in model.vision.blocks():
         for weight in block.parameters():
             weight.data.add_(torch.randn_like(weight) * 0.1)
     model.save_pretrained(run / "model")
-    for path in run.glob("features-*"):
-        save_file(load_file(path), path, metadata=features.origin(run))
-    after = Ablation(run, "nano")
+    after = Ablation(recipe_of(run), "nano")
     assert after.rows == {}  # nothing of another model
     after.heads()
     assert after.rows["sizes: 28 px"] == before.rows["sizes: 28 px"]
@@ -111,7 +108,7 @@ def test_sizes_are_compared_on_the_tower_as_it_was_before_it_learned_anything_he
 
 
 def test_rows_that_two_processes_measure_are_both_kept(run):
-    first, second = Ablation(run, "nano"), Ablation(run, "nano")
+    first, second = Ablation(recipe_of(run), "nano"), Ablation(recipe_of(run), "nano")
 
     def measure():
         second.row("tower: frozen", lambda: {"quality": "1"})
@@ -122,7 +119,7 @@ def test_rows_that_two_processes_measure_are_both_kept(run):
 
 
 def test_what_is_taken_away_is_gone_and_nothing_else(run):
-    found = load_features(run)
+    found = load_features(run, len(CAPTIONS))
     clean = clean_only(found)
     assert clean["human"].all() and len(clean["fold"]) == int(found["human"].sum())
     without = constant(found, slice(3))
@@ -171,9 +168,10 @@ def test_there_is_one_table_a_group_and_each_row_is_held_against_the_first(world
 
 
 def test_a_projection_needs_photographs_that_are_not_kept_apart(run, monkeypatch, capsys):
-    (run / "recipe.json").write_text(json.dumps(asdict(Stage1(held_out_photographs=6))))
-    monkeypatch.setattr("sys.argv", ["alignment", str(run), "--output", str(run / "aligned")])
-    assert align.main() == 2
+    (run / "recipe.json").write_text(json.dumps(asdict(HeldOut(held_out_photographs=6))))
+    settings = [f"start={run}", f"output={run / 'align'}"]
+    monkeypatch.setattr("sys.argv", ["align", str(NANO / "align.yaml"), "--set", *settings])
+    assert step(Align, align.align, "") == 2
     assert "6 of 6 photographs are kept apart" in capsys.readouterr().err
 
 
@@ -183,30 +181,29 @@ def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, m
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.setattr(ablation, "SIZES", (28, 42))
     monkeypatch.setattr(generators, "AXES", 4)  # of few pictures
-    for module in (ablation, generators):
-        monkeypatch.setattr(module, "Tuning", partial(Tuning, batch_size=4))
     toy = [f"model={world.config}", f"trains={TRAINS}", "stop_after=2", "batch_size=4", "threads=1"]
-    more = {
-        "train.stage1": ["--set", *toy, "held_out_photographs=2"],
-        "train.measure.ablation": ["--only", "heads", "tower"],
+    tune = ["tower.batch_size=4", f"photographs={len(CAPTIONS)}"]
+    commands = {
+        "train.stage1": (lambda: command(Stage1, stage1.train, ""), [*toy, "held_out_photographs=2"]),
+        "train.align": (lambda: step(Align, align.align, ""), ["batch_size=4"]),
+        "train.measure.generators": (generators.main, tune),
+        "train.measure.ablation": (ablation.main, [*tune, "--only", "heads", "tower"]),
     }
     text = (REPOSITORY / "docs" / "ablation.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```\n(.*?)```", text, re.DOTALL)
     ran = []
     for line in block.splitlines():
         match shlex.split(line):
-            case ["python", "-m", "train.data.pictures", *size]:
+            case ["python", "-m", "train.prepare", *size]:
                 assert size == ["--image-size", "224"]  # the toy's are there
             case ["python", "-m", name, *rest]:
-                monkeypatch.setattr("sys.argv", [name, *rest, *more.get(name, [])])
-                if name == "train.stage1":
-                    assert command(Stage1, stage1.train, "") == 0
-                else:
-                    assert importlib.import_module(name).main() == 0
+                run, settings = commands[name]
+                monkeypatch.setattr("sys.argv", [name, *rest, "--set", *settings])
+                assert run() == 0
                 ran.append(name)
             case _:
                 subprocess.run(line, shell=True, check=True)
-    assert ran == [f"train.{n}" for n in ("stage1", "alignment", "features", "cross_validate", "ablation")]
+    assert ran == list(commands)
     seen = json.loads(Path("runs/model224.json").read_text())["processor"]
     assert (seen["image_size"], seen["fitted_size"]) == (224, pictures.stored_side(224))
     tables = capsys.readouterr().out

@@ -204,8 +204,8 @@ def test_asked_with_zeros_the_soft_tokens_are_zero_and_with_anothers_they_are_it
     ]
     own = [assessor.soft_prompt(c.rated, "Why?") for c in cases]
     seen: list[torch.Tensor] = []
-    prefix = type(assessor).prefix
-    monkeypatch.setattr(type(assessor), "prefix", lambda *args: seen.append(args[-1]) or prefix(*args))
+    read = type(assessor).llm_input
+    monkeypatch.setattr(type(assessor), "llm_input", lambda *args: seen.append(args[-1]) or read(*args))
     ask(assessor, cases, "Why?")
     ask(assessor, cases, "Why?", [None] * 3)
     ask(assessor, cases, "Why?", [1, 2, 0])
