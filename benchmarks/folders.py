@@ -7,7 +7,7 @@ as torch takes. The folder's rate: the same pictures as JPEG files of 512 x 512,
 their records appended to a journal. Both take turns, so that what else the machine does meets both alike.
 On a machine that does other work, processor time says more: the model's share of all that a folder takes,
 the starting of its readers included, bounds the ratio where every core is busy. With OMP_NUM_THREADS=1 and
---readers 0 one core does it all: the images a second of its time that docs/sizing.md counts with.
+--readers 0 one core does it all: the images a second of its time that docs/measurements.md counts with.
 """
 
 import argparse

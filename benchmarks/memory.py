@@ -1,6 +1,6 @@
 """What each way of keeping the LLM takes: measured for nano, computed for the published 7B.
 
-    python benchmarks/memory.py              # 3 minutes; writes docs/memory.md
+    python benchmarks/memory.py              # 3 minutes; the tables of docs/weights.md
     python benchmarks/memory.py --computed   # 10 seconds; prints the computed half alone
 
 Each way is measured in a process of its own, whose peak counts libraries, activations and mapped weights. On
@@ -30,7 +30,6 @@ from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import LEVELS, named_faults
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORT = ROOT / "docs" / "memory.md"
 PICTURES = ("astronaut", "coffee_blurred", "chelsea")
 TOKENS = 48
 GB, MB = 1e9, 1e6
@@ -204,9 +203,7 @@ def main() -> None:
     if options.computed:
         print("\n".join(full_table()))
         return
-    text = report("cuda" if torch.cuda.is_available() else "cpu")
-    print(text)
-    REPORT.write_text(text, encoding="utf-8")
+    print(report("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 if __name__ == "__main__":

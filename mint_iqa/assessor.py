@@ -299,7 +299,8 @@ class Assessor:
             # Nothing was detected, so there is nothing to name: without soft tokens the model has learned to
             # name no fault, in whole sentences, which banning words alone would break.
             soft = torch.zeros_like(soft)
-        return soft[0]
+        seen: Tensor = soft[0]
+        return seen
 
     @torch.inference_mode()
     def llm_input(
@@ -320,7 +321,8 @@ class Assessor:
 
     def language_model(self) -> LanguageModel:
         with self._lock:
-            return self.model.language_model()
+            language: LanguageModel = self.model.language_model()
+            return language
 
 
 def _open(image: Any, prompt: str | None) -> "FailedAssessment | tuple[str, ReadImage | Picture, str | None]":

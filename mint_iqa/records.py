@@ -35,7 +35,7 @@ def _library_version() -> str:
     try:
         return version("mint-iqa")
     except PackageNotFoundError:
-        return "0.1.0+source"
+        return "0.2.0+source"
 
 
 LIBRARY_VERSION = _library_version()

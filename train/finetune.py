@@ -27,7 +27,7 @@ from mint_iqa.files import written_whole
 from mint_iqa.metrics import bootstrap_interval, srcc
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.data.ratings import Ratings, read_ratings
-from train.data.vectors import features_of
+from train.data.vectors import vectors_of
 from train.engine.commands import step
 from train.heads.ridge import Adjustment, Seen, apply, learn, seen_by
 
@@ -65,7 +65,7 @@ def finetune(recipe: Finetune) -> Path:
     rows = {name: _rated_rows(ratings, name) for name in DIMENSIONS}
     known = {name: own for name, own in rows.items() if len(own)}
     assessor = Assessor.from_pretrained(recipe.model)
-    frozen = features_of(assessor, ratings.pictures)
+    frozen = vectors_of(assessor, ratings.pictures)
     report, changed = {}, set[str]()
     for name, own in known.items():
         case = _case(recipe, ratings, name, own, seen_by(assessor.model, name, frozen))

@@ -124,6 +124,7 @@ def run(overrides: Sequence[str]) -> None:
         started = time.monotonic()
         figure = follow([sys.executable, "-u", "-m", step.module, *step.arguments, *options], step)
         done[step.name] = {"minutes": round((time.monotonic() - started) / 60, 1), "figure": figure}
+        RUNS.mkdir(exist_ok=True)
         write_whole(RECORD, json.dumps(done, indent=2))
         print(f"{title}: finished{_told(done[step.name])}", flush=True)
 

@@ -36,7 +36,7 @@ def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -
     pixels, _ = load(name, processor.image_size)
     rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
     inner = pictures.center(processor.image_size)
-    parts = tqdm(np.array_split(rows, len(rows) // 25), desc=name, disable=None)
+    parts = tqdm(np.array_split(rows, -(-len(rows) // 25)), desc=name, disable=None)
     batches = (processor.normalize(pixels[np.sort(part)][:, inner, inner]) for part in parts)
     return torch.cat([encoded.image_embeds.mean(dim=1) for encoded in encode(model, batches)])
 
@@ -45,7 +45,9 @@ def measure_familiarity(model: MintIQAModel, embeds: Tensor) -> None:
     """Whiten the leading principal axes; scale them so that `novelty` is 1 at the 99.5th percentile."""
     mean = embeds.mean(dim=0)
     _, singular, axes = torch.linalg.svd(embeds - mean, full_matrices=False)
-    whitening = axes[:FAMILIAR_AXES].T / (singular[:FAMILIAR_AXES] / len(embeds) ** 0.5)
+    whitening = torch.zeros_like(model.familiar_axes)
+    number = min(FAMILIAR_AXES, len(singular))  # a narrow tower has fewer
+    whitening[:, :number] = axes[:number].T / (singular[:number] / len(embeds) ** 0.5)
     distances = ((embeds - mean) @ whitening).square().mean(dim=1)
     model.familiar_mean.copy_(mean)
     model.familiar_axes.copy_(whitening / distances.quantile(FAMILIAR_SHARE).sqrt())

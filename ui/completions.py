@@ -1,6 +1,6 @@
 """OpenAI's chat completions: a request -> what is asked about which picture, and answers in their form.
 
-Nothing here knows of HTTP. What a request may say stands in docs/api.md.
+Nothing here knows of HTTP. What a request may say stands in docs/service.md.
 """
 
 import base64

@@ -8,7 +8,7 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,34 @@ def _trouble(error: Exception) -> str:
     if type(error).__name__ == "UnpicklingError":
         return "holds other objects than tensors, which are never unpickled: save its state_dict() alone"
     return "is no whole PyTorch checkpoint, as torch.save has written since version 1.6: download it again"
+
+
+def misfit(
+    expected: Mapping[str, torch.Size],
+    found: Mapping[str, torch.Size],
+    may_lack: Collection[str] = (),
+    may_have: Collection[str] = (),
+) -> str:
+    """How the weights that were found differ from those expected, as `named` says it; "" where they fit."""
+    both = expected.keys() & found.keys()
+    return named(
+        expected.keys() - found.keys() - set(may_lack),
+        found.keys() - expected.keys() - set(may_have),
+        (name for name in both if expected[name] != found[name]),
+    )
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
+
+
+def named(missing: Iterable[str], unknown: Iterable[str], reshaped: Iterable[str]) -> str:
+    """Names of weights -> "missing: a, b, c and 2 more; of another shape: d"; "" where there are none."""
+    trouble = {"missing": sorted(missing), "unknown": sorted(unknown), "of another shape": sorted(reshaped)}
+    more = {what: f" and {len(names) - 3} more" * (len(names) > 3) for what, names in trouble.items()}
+    return "; ".join(
+        f"{what}: {', '.join(names[:3])}{more[what]}" for what, names in trouble.items() if names
+    )
 
 
 def check_finite(module: nn.Module, label: str | Path) -> None:

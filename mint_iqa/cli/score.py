@@ -62,7 +62,7 @@ def score(
     device_map: DeviceMap = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images scored at once.")] = 8,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, see docs/sizing.md.")
+        Literal["local", "ray"], typer.Option(help="ray: on a Ray cluster, see docs/measurements.md.")
     ] = "local",
     workers: Annotated[
         int | None,

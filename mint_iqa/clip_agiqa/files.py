@@ -74,17 +74,10 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
 def check_names(label: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """MintIQAError, by name, unless `state` has the names and shapes of `expected` and no other."""
-    trouble = {
-        "missing": expected.keys() - state.keys(),
-        "unknown": state.keys() - expected.keys(),
-        "of another shape": {
-            n for n in state.keys() & expected.keys() if state[n].shape != expected[n].shape
-        },
-    }
-    if named := "; ".join(f"{what}: {', '.join(sorted(n)[:3])}" for what, n in trouble.items() if n):
+    if found := checks.misfit(checks.shapes_of(expected), checks.shapes_of(state)):
         raise MintIQAError(
             "bad_checkpoint",
-            f"{label} does not fit ({named}): give the right file, and the CLIP that it was trained on.",
+            f"{label} does not fit ({found}): give the right file, and the CLIP that it was trained on.",
         )
 
 
@@ -104,7 +97,7 @@ def read_token_ids(label: str, state: Mapping[str, Tensor], table: Tensor, end: 
             "bad_checkpoint",
             f"{label} was trained on another CLIP: its token_suffix is not made of this one's embeddings.",
         )
-    return [tuple(part.tolist()) for part in ids.split(stops.tolist())]
+    return [tuple(part.tolist()) for part in torch.split(ids, stops.tolist())]
 
 
 def load_backbone(source: str) -> CLIPModel | MintIQAModel:

@@ -107,7 +107,7 @@ class ClipAgiqa(nn.Module):
         self.auxiliary = PromptLearner(config, self.towers, fused=False) if config.auxiliary else None
         self.target = PromptLearner(config, self.towers, fused=config.auxiliary)
         self._kept: dict[Task, tuple[Tensor, list[Tensor]]] = {}
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def forward(self, pixel_values: Tensor, alignment: bool = True) -> ClipAgiqaOutput:
         """pixel_values float[B, 3, S, S], normalized as `crops` does, S the backbone's image size.
@@ -192,7 +192,9 @@ class ClipAgiqa(nn.Module):
         if self.config.short_side is not None and not isinstance(image, Tensor):
             image = resize(image, self.config.short_side)
         windows = crops(image, self.towers.image_size, mean=self.towers.mean, std=self.towers.std)
-        outputs = [self(batch.to(self.backbone.device), alignment) for batch in windows.split(CROP_BATCH)]
+        outputs = [
+            self(batch.to(self.backbone.device), alignment) for batch in torch.split(windows, CROP_BATCH)
+        ]
         perceptual = torch.cat([o.perceptual for o in outputs]).mean(dim=0, keepdim=True)
         aligned = [o.alignment for o in outputs if o.alignment is not None]
         return ClipAgiqaOutput(perceptual, torch.cat(aligned).mean(dim=0, keepdim=True) if aligned else None)
@@ -216,7 +218,8 @@ class ClipAgiqa(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "ClipAgiqa":
         self._kept.clear()
-        return super()._apply(fn, recurse)
+        moved: ClipAgiqa = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
 
     def learned(self) -> dict[str, Tensor]:
         """What is trained and saved: the state dict without the backbone."""

@@ -106,32 +106,38 @@ class ClipTowers:
         self.taps = [len(self.vision_layers)]
 
     def embed_image(self, pixel_values: Tensor) -> Tensor:
-        return self.clip.vision_model.embeddings(pixel_values)
+        hidden: Tensor = self.clip.vision_model.embeddings(pixel_values)
+        return hidden
 
     def enter(self, hidden: Tensor) -> Tensor:
-        return self.clip.vision_model.pre_layrnorm(hidden)
+        normed: Tensor = self.clip.vision_model.pre_layrnorm(hidden)
+        return normed
 
     def project_image(self, tapped: list[Tensor]) -> Tensor:
         pooled = self.clip.vision_model.post_layernorm(tapped[-1][:, 0])
         return normalize(self.clip.visual_projection(pooled).float(), dim=-1)
 
     def embed_words(self, ids: Tensor) -> Tensor:
-        return self.clip.text_model.embeddings.token_embedding(ids)
+        words: Tensor = self.clip.text_model.embeddings.token_embedding(ids)
+        return words
 
     def place(self, words: Tensor) -> Tensor:
-        return self.clip.text_model.embeddings(inputs_embeds=words)
+        hidden: Tensor = self.clip.text_model.embeddings(inputs_embeds=words)
+        return hidden
 
     def text_layer(self, i: int, hidden: Tensor, ends: Tensor) -> Tensor:
         length = hidden.shape[1]
         mask = hidden.new_full((length, length), -torch.inf).triu(1)[None, None]
-        return self.text_layers[i](hidden, mask)
+        output: Tensor = self.text_layers[i](hidden, mask)
+        return output
 
     def project_text(self, hidden: Tensor, ends: Tensor) -> Tensor:
         pooled = self.clip.text_model.final_layer_norm(hidden[torch.arange(len(ends)), ends])
         return normalize(self.clip.text_projection(pooled).float(), dim=-1)
 
     def scale(self) -> Tensor:
-        return self.clip.logit_scale.exp()
+        scale: Tensor = self.clip.logit_scale.exp()
+        return scale
 
 
 class CaptionTowers:
@@ -172,14 +178,17 @@ class CaptionTowers:
         return self.space.image_vector(self.vision.fuse(tapped))
 
     def embed_words(self, ids: Tensor) -> Tensor:
-        return self.text.embeddings.word_embeddings(ids)
+        words: Tensor = self.text.embeddings.word_embeddings(ids)
+        return words
 
     def place(self, words: Tensor) -> Tensor:
-        return self.text.embeddings(inputs_embeds=words)
+        hidden: Tensor = self.text.embeddings(inputs_embeds=words)
+        return hidden
 
     def text_layer(self, i: int, hidden: Tensor, ends: Tensor) -> Tensor:
         mask = torch.zeros_like(hidden[:, :, 0]).masked_fill(~_until(ends, hidden), -torch.inf)
-        return self.text_layers[i](hidden, mask[:, None, None])
+        output: Tensor = self.text_layers[i](hidden, mask[:, None, None])
+        return output
 
     def project_text(self, hidden: Tensor, ends: Tensor) -> Tensor:
         weights = _until(ends, hidden).unsqueeze(-1).float()

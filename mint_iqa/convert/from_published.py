@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
-from mint_iqa.checkpoints.checks import check_all_finite, read_state
+from mint_iqa.checkpoints.checks import check_all_finite, misfit, read_state, shapes_of
 from mint_iqa.checkpoints.tokenizers import fitting_tokenizer
 from mint_iqa.convert.published import (
     DERIVED,
@@ -26,7 +26,7 @@ from mint_iqa.convert.published import (
     shared_blocks,
     weight,
 )
-from mint_iqa.convert.writing import check_new, named, write_part
+from mint_iqa.convert.writing import check_new, write_part
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import written_whole
 from mint_iqa.model.modeling import MintIQAModel
@@ -92,17 +92,10 @@ def _check(source: Path, state: State, dims: Dimensions) -> None:
     """MintIQAError unless `state` holds exactly what a checkpoint of these dimensions does."""
     expected = _expected_shapes(dims)
     known = {name for name in state if UNUSED.fullmatch(name) or DERIVED.fullmatch(name)}
-    trouble = {
-        "missing": sorted(expected.keys() - state.keys()),
-        "unknown": sorted(state.keys() - expected.keys() - known),
-        "of another shape": sorted(
-            n for n in expected.keys() & state.keys() if state[n].shape != expected[n]
-        ),
-    }
-    if found := named(trouble):
+    if found := misfit(expected, shapes_of(state), may_have=known):
         raise MintIQAError(
             "bad_checkpoint",
-            f"{source} is no published MINT-IQA checkpoint of these dimensions ({found}): give it another "
+            f"{source} is not a published MINT-IQA checkpoint of these dimensions ({found}): give it another "
             "--config, or another file.",
         )
 

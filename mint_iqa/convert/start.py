@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from mint_iqa.checkpoints.checks import misfit, named, shapes_of
 from mint_iqa.checkpoints.finding import find_folder
 from mint_iqa.checkpoints.tokenizers import fitting_tokenizer
 from mint_iqa.convert.other_models import Given, read_source
 from mint_iqa.convert.published import CLIP_MEAN, CLIP_STD
-from mint_iqa.convert.writing import check_new, named, write_part
+from mint_iqa.convert.writing import check_new, write_part
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import written_whole
 from mint_iqa.model.configuration import MintIQAConfig
@@ -163,14 +164,10 @@ def _check(given: Given, model: MintIQAModel, theirs: dict[str, str]) -> None:
     may_be_new += [] if given.llm is not None else [NEW_WITHOUT_LLM]
     brought = {name: given.weights[origin] for name, origin in theirs.items() if origin in given.weights}
     parts = tuple({origin.split(".")[0] for origin in theirs.values()})
-    trouble = {
-        "missing": sorted(
-            {theirs[n] for n in shapes.keys() - brought.keys() if not any(p.match(n) for p in may_be_new)}
-        ),
-        "unknown": sorted(n for n in given.weights if n.startswith(parts) and n not in theirs.values()),
-        "of another shape": sorted({theirs[n] for n, t in brought.items() if t.shape != shapes[n]}),
-    }
-    if found := named(trouble):
+    missing = {theirs[n] for n in shapes.keys() - brought.keys() if not any(p.match(n) for p in may_be_new)}
+    unknown = (n for n in given.weights if n.startswith(parts) and n not in theirs.values())
+    reshaped = {theirs[n] for n, t in brought.items() if t.shape != shapes[n]}
+    if found := named(missing, unknown, reshaped):
         raise MintIQAError(
             "bad_checkpoint",
             f"The weights in {given.folder} do not fit its config ({found}): save them again with "
@@ -187,7 +184,7 @@ def new_weights(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Tenso
         zeros = torch.zeros(getattr(module, leaf).shape, device="cpu")
         setattr(module, leaf, nn.Parameter(zeros) if leaf in module._parameters else zeros)
     for module in model.modules():
-        module._is_hf_initialized = False  # type: ignore[assignment]
+        module._is_hf_initialized = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model.initialize_weights()
@@ -201,14 +198,9 @@ def _language(given: Given, llm: PreTrainedModel) -> dict[str, Tensor]:
     state = {n.removeprefix(prefix): t for n, t in given.weights.items() if n.startswith(prefix)}
     expected = llm.state_dict()
     tied = set(llm.all_tied_weights_keys) if llm.config.tie_word_embeddings else set()
-    trouble = {
-        "missing": sorted(prefix + n for n in expected.keys() - state.keys() - tied),
-        "unknown": sorted(prefix + n for n in state.keys() - expected.keys()),
-        "of another shape": sorted(
-            prefix + n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape
-        ),
-    }
-    if found := named(trouble):
+    wanted = {prefix + name: shape for name, shape in shapes_of(expected).items()}
+    own = {prefix + name: shape for name, shape in shapes_of(state).items()}
+    if found := misfit(wanted, own, may_lack=[prefix + name for name in tied]):
         raise MintIQAError(
             "bad_checkpoint",
             f"The LLM in {given.folder} does not fit its config ({found}): save it again with "

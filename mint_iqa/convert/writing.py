@@ -24,14 +24,6 @@ def check_new(folder: Path) -> None:
         raise MintIQAError("output_exists", f"{folder} exists already: give the name of a new folder.")
 
 
-def named(trouble: dict[str, list[str]], shown: int = 3) -> str:
-    """{what is wrong: keys} -> one phrase with the first keys of each; "" where nothing is wrong."""
-    more = {what: f" and {len(keys) - shown} more" * (len(keys) > shown) for what, keys in trouble.items()}
-    return "; ".join(
-        f"{what}: {', '.join(keys[:shown])}{more[what]}" for what, keys in trouble.items() if keys
-    )
-
-
 def write_part(model: PreTrainedModel, state: State, folder: Path) -> None:
     """`state` as the weights of `model`, as `save_pretrained` does but never with two copies in memory."""
     folder.mkdir(exist_ok=True)

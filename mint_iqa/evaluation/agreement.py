@@ -32,7 +32,7 @@ METRICS: dict[str, tuple[Metric, bool]] = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoredLabels:
     """Scores of N images beside people's, and what else is known of them.
 
     scores: float[N], 0..100; labels: float[N], in any unit; groups: N names, equal where images depend on
@@ -47,12 +47,12 @@ class Comparison:
     generators: Sequence[str]
     same_unit: bool
 
-    def part(self, rows: npt.NDArray[np.int64]) -> "Comparison":
+    def part(self, rows: npt.NDArray[np.int64]) -> "ScoredLabels":
         """The images of these rows only."""
         groups, hashes, generators = (
             [texts[row] for row in rows] for texts in (self.groups, self.hashes, self.generators)
         )
-        return Comparison(self.scores[rows], self.labels[rows], groups, hashes, generators, self.same_unit)
+        return ScoredLabels(self.scores[rows], self.labels[rows], groups, hashes, generators, self.same_unit)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Agreement:
     predicted: Floats
 
 
-def agreement(data: Comparison, folds: int | None = None) -> Agreement:
+def agreement(data: ScoredLabels, folds: int | None = None) -> Agreement:
     """Every figure of one dimension. folds: for k-fold cross-validation in place of ten rounds of 80/20.
 
     Raises MintIQAError: `too_few_images` for fewer than 10, `bad_argument` if `folds` can't be made.
@@ -135,7 +135,7 @@ def agreement(data: Comparison, folds: int | None = None) -> Agreement:
     )
 
 
-def figures(data: Comparison, curve: Curve) -> Figures:
+def figures(data: ScoredLabels, curve: Curve) -> Figures:
     """Every statistic of `METRICS` with its interval. curve: from scores to the labels' unit."""
     mapped, values = curve(data.scores), {}
     for name, (metric, after) in METRICS.items():
@@ -147,7 +147,7 @@ def figures(data: Comparison, curve: Curve) -> Figures:
     return Figures(len(mapped), values)
 
 
-def over_rounds(data: Comparison, folds: int | None = None) -> Rounds | None:
+def over_rounds(data: ScoredLabels, folds: int | None = None) -> Rounds | None:
     """The same statistics on test sets of unseen prompts; None where ten rounds need more prompts.
 
     Raises MintIQAError (`bad_argument`) if `folds` can't be made.
@@ -177,14 +177,14 @@ def calibration(predicted: Floats, labels: Floats) -> list[Bin]:
     return bins
 
 
-def _value(name: str, data: Comparison, mapped: Floats) -> float:
+def _value(name: str, data: ScoredLabels, mapped: Floats) -> float:
     metric, after = METRICS[name]
     if len(mapped) < 3 or (name == "rmse" and not data.same_unit):
         return math.nan
     return metric(mapped if after else data.scores, data.labels)
 
 
-def _on_test(data: Comparison, each: Round) -> dict[str, float]:
+def _on_test(data: ScoredLabels, each: Round) -> dict[str, float]:
     curve = fit_logistic(data.scores[each.train], data.labels[each.train])
     test = data.part(each.test)
     return {name: _value(name, test, curve(test.scores)) for name in METRICS}
@@ -197,11 +197,11 @@ def _rounds_or_none(make: Callable[[], list[Round]]) -> list[Round] | None:
         return None
 
 
-def _unseen(data: Comparison) -> list[Round] | None:
+def _unseen(data: ScoredLabels) -> list[Round] | None:
     return _rounds_or_none(lambda: fold_rounds(data.groups, data.hashes, FOLDS))
 
 
-def _out_of_fold(data: Comparison, rounds: Sequence[Round]) -> Floats:
+def _out_of_fold(data: ScoredLabels, rounds: Sequence[Round]) -> Floats:
     predicted = np.empty(len(data.scores))
     for each in rounds:
         curve = fit_logistic(data.scores[each.train], data.labels[each.train])
@@ -212,7 +212,7 @@ def _out_of_fold(data: Comparison, rounds: Sequence[Round]) -> Floats:
 # --- baselines ---
 
 
-def baselines(data: Comparison) -> dict[str, Floats]:
+def baselines(data: ScoredLabels) -> dict[str, Floats]:
     """Labels guessed without a look at the image, and without its own label: float[N] by what is known.
 
     Empty where there are too few groups, only one generator, and no two images of a group.
@@ -225,7 +225,7 @@ def baselines(data: Comparison) -> dict[str, Floats]:
     return found
 
 
-def _generator_means(data: Comparison, rounds: Sequence[Round]) -> Floats:
+def _generator_means(data: ScoredLabels, rounds: Sequence[Round]) -> Floats:
     """By fold. Leaving one out would rank each generator's images the wrong way round: the mean of the others
     falls as the own label rises."""
     guess = np.empty(len(data.labels))
@@ -236,7 +236,7 @@ def _generator_means(data: Comparison, rounds: Sequence[Round]) -> Floats:
     return guess
 
 
-def _other_means(data: Comparison) -> Floats:
+def _other_means(data: ScoredLabels) -> Floats:
     """The mean of the other images of the group; one number for all images that are alone in theirs."""
     guess = np.full(len(data.labels), data.labels.mean())
     for rows in _rows_of(data.groups).values():

@@ -36,7 +36,8 @@ class Logistic:
     def __call__(self, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Scores float[N] in the unit of the labels, float[N]."""
         position = (np.asarray(scores, np.float64) - self.middle) / self.width
-        return self.lowest + (self.highest - self.lowest) * expit(position)
+        mapped: npt.NDArray[np.float64] = self.lowest + (self.highest - self.lowest) * expit(position)
+        return mapped
 
 
 def fit_logistic(scores: npt.ArrayLike, labels: npt.ArrayLike) -> Logistic:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.evaluation.agreement import FEWEST, Agreement, Comparison, agreement
+from mint_iqa.evaluation.agreement import FEWEST, Agreement, ScoredLabels, agreement
 from mint_iqa.evaluation.labels import Column
 from mint_iqa.evaluation.pairs import Joined, Pair
 from mint_iqa.records import LIBRARY_VERSION
@@ -24,7 +24,7 @@ class Judged:
 
     column: Column
     pairs: list[Pair]
-    data: Comparison
+    data: ScoredLabels
     agreement: Agreement
 
     @property
@@ -80,9 +80,9 @@ def evaluate(joined: Joined, folds: int | None = None) -> Evaluation:
     return Evaluation(len(joined.pairs), judged, notes)
 
 
-def comparison(pairs: Sequence[Pair], name: Dimension, column: Column) -> Comparison:
+def comparison(pairs: Sequence[Pair], name: Dimension, column: Column) -> ScoredLabels:
     """One dimension of pairs that all have it."""
-    return Comparison(
+    return ScoredLabels(
         np.array([getattr(pair.record.scores, name) for pair in pairs]),
         np.array([pair.label.scores[name] for pair in pairs]),
         [pair.group for pair in pairs],
@@ -123,7 +123,8 @@ def _dimension(judged: Judged) -> dict[str, Any]:
         {"image": pair.label.image, "predicted": round(predicted, 4), "label": label}
         for pair, predicted, label in judged.worst()
     ]
-    return finite({"column": asdict(judged.column), **figures, "worst": worst})
+    written: dict[str, Any] = finite({"column": asdict(judged.column), **figures, "worst": worst})
+    return written
 
 
 def finite(value: Any) -> Any:

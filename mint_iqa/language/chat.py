@@ -66,14 +66,15 @@ def harmless(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token that ends an answer in this chat format: what the template writes after one."""
+    default: int | None = tokenizer.eos_token_id
     if tokenizer.chat_template is None:
-        return tokenizer.eos_token_id
+        return default
     answer = "Fine."
     turns = [{"role": "user", "content": "How is it?"}, {"role": "assistant", "content": answer}]
     after = _render(tokenizer, turns, ask=False).rpartition(answer)[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return next((i for i in ids if i in special), tokenizer.eos_token_id)
+    return next((i for i in ids if i in special), default)
 
 
 def _with_system(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str:
@@ -91,10 +92,11 @@ def _with_system(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]
 def _render(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], ask: bool = True) -> str:
     # Llama 3 and SmolLM 3 write the day into the prompt, and the answer would change with it.
     template = re.sub(r"strftime_now\([^)]*\)", "'26 Jul 2024'", tokenizer.get_chat_template())
-    return tokenizer.apply_chat_template(
+    text: str = tokenizer.apply_chat_template(
         turns,
         chat_template=template,
         tokenize=False,
         add_generation_prompt=ask,
         enable_thinking=False,  # Qwen 3, SmolLM 3: an answer, not a monologue before it
     )
+    return text

@@ -30,7 +30,8 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """float[..., in] -> float[..., out]"""
-        return torch.ops.quantized.linear_dynamic(x, self.packed, SEVEN_BITS)
+        output: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed, SEVEN_BITS)
+        return output
 
 
 def in_int8(model: nn.Module) -> nn.Module:

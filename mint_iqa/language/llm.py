@@ -107,7 +107,8 @@ class LanguageModel(nn.Module):
     def embed(self, ids: Sequence[int]) -> Tensor:
         """Token ids -> float[len, Dl]."""
         table = self.model.get_input_embeddings()
-        return table(torch.tensor(list(ids), dtype=torch.long, device=table.weight.device))
+        embeds: Tensor = table(torch.tensor(list(ids), dtype=torch.long, device=table.weight.device))
+        return embeds
 
     def prefix(self, soft: Tensor, tokens: Sequence[Sequence[int]]) -> Tensor:
         """soft float[Q, Dl] between its two token lists -> float[L, Dl]."""
@@ -229,7 +230,8 @@ class LanguageModel(nn.Module):
         return [self.decode_text(own) for own in ids]
 
     def decode_text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True).lstrip()
+        return text
 
     def word_ids(self, word: str) -> list[int]:
         """The tokens of a word as it stands inside a sentence.
@@ -239,7 +241,8 @@ class LanguageModel(nn.Module):
         before, both = (
             self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("it", f"it {word}")
         )
-        return both[len(before) :]
+        own: list[int] = both[len(before) :]
+        return own
 
     def first_tokens(self, words: Sequence[str]) -> set[int]:
         """The first token of each word as it stands inside a sentence."""

@@ -16,7 +16,7 @@ PUBLISHED_VISION: dict[str, Any] = {
 }
 
 
-class MintIQAConfig(PretrainedConfig):
+class MintIQAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is typed in part only
     """Configuration of `MintIQAModel`.
 
     vision: `model_type` (dinov2 | clip_vision_model | instructblip_vision_model), the Hugging Face config of

@@ -32,7 +32,8 @@ class Shortcut(nn.Module):
     def forward(self, quality_vectors: Tensor, statistics: Tensor) -> Tensor:
         """quality_vectors float[B, Q, Dq] and statistics float[B, S] -> float[B, Q, Dq]."""
         even = ((statistics.float() - self.center) / self.scale).to(quality_vectors.dtype)
-        return quality_vectors * self.query_gain + self.layers(even).unsqueeze(1)
+        vectors: Tensor = quality_vectors * self.query_gain + self.layers(even).unsqueeze(1)
+        return vectors
 
 
 class ScoreHead(nn.Module):
@@ -44,7 +45,8 @@ class ScoreHead(nn.Module):
         self.index = index
 
     def forward(self, quality_vectors: Tensor) -> Tensor:
-        return self.layers(quality_vectors)[..., self.index].mean(dim=1)  # [B]
+        scores: Tensor = self.layers(quality_vectors)[..., self.index].mean(dim=1)  # [B]
+        return scores
 
 
 class FaultHead(nn.Module):
@@ -55,7 +57,8 @@ class FaultHead(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, faults))
 
     def forward(self, quality_vectors: Tensor) -> Tensor:
-        return self.layers(quality_vectors.mean(dim=1))  # [B, F]
+        logits: Tensor = self.layers(quality_vectors.mean(dim=1))  # [B, F]
+        return logits
 
 
 class Alignment(nn.Module):

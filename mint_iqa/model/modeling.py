@@ -69,7 +69,7 @@ class AnswerOutput:
     query_output: Tensor
 
 
-class MintIQAModel(PreTrainedModel):
+class MintIQAModel(PreTrainedModel):  # type: ignore[misc]  # transformers is typed in part only
     """Scores (stage 1) and soft tokens for explanations (stage 2).
 
     The LLM itself is `language`, loaded only for a question and not a part of this module.
@@ -182,7 +182,8 @@ class MintIQAModel(PreTrainedModel):
         """How unlike the training pictures, float[B]: above 1 farther than 99.5 % of them; 0: unmeasured."""
         pooled = encoded.image_embeds.float().mean(dim=1)
         whitened = (pooled - self.familiar_mean.float()) @ self.familiar_axes.float()
-        return whitened.square().mean(dim=-1)
+        novelty: Tensor = whitened.square().mean(dim=-1)
+        return novelty
 
     def soft_prompt(
         self,
@@ -192,19 +193,22 @@ class MintIQAModel(PreTrainedModel):
         instruction_mask: Tensor,
     ) -> Tensor:
         """Stage 2: float[B, Q, Dl], what the LLM sees of the picture for this question."""
-        return self.language_projection(
+        soft_prompt: Tensor = self.language_projection(
             self._query_output(encoded.explain_embeds, quality_vectors, instruction_ids, instruction_mask)
         )
+        return soft_prompt
 
     def _query_output(self, explain_embeds: Tensor, vectors: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        return self.qformer2(explain_embeds, ids, mask, shift=self.bridge(vectors))
+        query_output: Tensor = self.qformer2(explain_embeds, ids, mask, shift=self.bridge(vectors))
+        return query_output
 
     def forward(self, pixel_values: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
         return self.score(self.encode_image(pixel_values, explain=False), prompt_ids, prompt_mask)
 
     def forward_scores(self, pixel_values: Tensor, prompt_ids: Tensor, prompt_mask: Tensor) -> ScoreOutput:
         """Stage 1 in one call: pixel_values float[B, 3, H, W], prompt_ids and prompt_mask as in `score`."""
-        return self(pixel_values, prompt_ids, prompt_mask)
+        output: ScoreOutput = self(pixel_values, prompt_ids, prompt_mask)
+        return output
 
     def forward_answer(
         self,
@@ -294,8 +298,10 @@ class MintIQAModel(PreTrainedModel):
         _check_keys(path, config, info)
         fill_referenced(model.state_dict(), config)
         checks.check_finite(model, path)
-        model.folder, model.language = folder, LanguageOnDemand(config, folder, language_settings or {})
-        return model
+        loaded: MintIQAModel = model
+        loaded.folder = folder
+        loaded.language = LanguageOnDemand(config, folder, language_settings or {})
+        return loaded
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As transformers does, without the weights that come from packaged parts."""
@@ -307,7 +313,7 @@ def _config_of(folder: Path) -> MintIQAConfig:
     """The config of a saved folder; MintIQAError unless it describes a model of its weights' size."""
     settings = checks.read_config(folder, MintIQAConfig.model_type)
     try:
-        config = MintIQAConfig.from_dict(settings)
+        config: MintIQAConfig = MintIQAConfig.from_dict(settings)
         _check_config(config)
         with torch.device("meta"):
             model = MintIQAModel(config)
@@ -335,12 +341,9 @@ def _check_config(config: MintIQAConfig) -> None:
 
 def _check_keys(path: str | Path, config: MintIQAConfig, info: dict[str, Any]) -> None:
     """MintIQAError unless the file held exactly what the config asks for and does not reference."""
-    trouble = {
-        "missing": sorted(k for k in info["missing_keys"] if not config.is_referenced(k)),
-        "unknown": sorted(info["unexpected_keys"]),
-        "of another shape": sorted(k for k, *_ in info["mismatched_keys"]),
-    }
-    if found := "; ".join(f"{what}: {', '.join(keys[:3])}" for what, keys in trouble.items() if keys):
+    missing = (name for name in info["missing_keys"] if not config.is_referenced(name))
+    reshaped = (name for name, *_ in info["mismatched_keys"])
+    if found := checks.named(missing, info["unexpected_keys"], reshaped):
         raise MintIQAError(
             "bad_checkpoint",
             f"The weights in {path} do not fit its config ({found}): download or convert them again.",

@@ -27,7 +27,8 @@ class QFormer(nn.Module):
         output = self.encoder(
             input_ids=text_ids, attention_mask=mask, query_embeds=queries, encoder_hidden_states=image_embeds
         )
-        return output.last_hidden_state[:, : queries.shape[1]]
+        query_output: Tensor = output.last_hidden_state[:, : queries.shape[1]]
+        return query_output
 
 
 def qformer_state(bert: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -83,7 +83,8 @@ class VisionTower(nn.Module):
 
     def fuse(self, tapped: list[Tensor]) -> Tensor:
         """Outputs of all taps -> image_embeds float[B, P, Dv]."""
-        return self.readout(tapped, _stem_blocks_norm(self.backbone)[2])
+        image_embeds: Tensor = self.readout(tapped, _stem_blocks_norm(self.backbone)[2])
+        return image_embeds
 
     def shared(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What `VisionBranch` starts from: the trunk's state at `branch_at`, or the picture if that is 0."""
@@ -120,7 +121,8 @@ class VisionBranch(nn.Module):
         hidden, tapped = shared
         hidden = hidden if self.stem is None else self.stem(hidden)
         _, rest = run_blocks(hidden, self.blocks, self.branch_at, self.taps)
-        return self.readout([*tapped, *rest], self.norm)
+        image_embeds: Tensor = self.readout([*tapped, *rest], self.norm)
+        return image_embeds
 
 
 class TapReadout(nn.Module):
@@ -149,7 +151,8 @@ class TapReadout(nn.Module):
 
     def forward(self, tapped: list[Tensor], final_norm: nn.Module) -> Tensor:
         if self.published:
-            return final_norm(tapped[-1])
+            image_embeds: Tensor = final_norm(tapped[-1])
+            return image_embeds
         tokens = torch.cat([norm(t) for norm, t in zip(self.norms, tapped, strict=True)], dim=-1)
         spread = self.spread(_spread(tokens[:, 1:]).unsqueeze(1))
         return torch.cat([self.fuse(tokens), spread], dim=1)  # [B, P + 1, Dv]

@@ -19,6 +19,7 @@ from mint_iqa.scoring.manifest import Item
 from mint_iqa.scoring.scorer import Scorer
 
 Batch: TypeAlias = Sequence[Item]
+Reading: TypeAlias = Future[ReadImage | Failure]  # by another process
 Scored: TypeAlias = Assessment | FailedAssessment
 Batches: TypeAlias = Generator[list[Scored], None, None]  # in their order
 
@@ -58,7 +59,7 @@ def score_batches(assessor: Scorer, batches: Sequence[Batch], *, explain: bool, 
 def _read_ahead(
     pool: "Readers", batches: Sequence[Batch]
 ) -> Iterator[tuple[Batch, list[ReadImage | Failure]]]:
-    ahead: deque[tuple[Batch, list[Future | Failure]]] = deque()
+    ahead: deque[tuple[Batch, list[Reading | Failure]]] = deque()
 
     def next_ready() -> tuple[Batch, list[ReadImage | Failure]]:
         batch, readings = ahead.popleft()
@@ -107,14 +108,14 @@ class Readers:
         self._pool = _pool(processes)
         self._single: ProcessPoolExecutor | None = None  # for what was lost with a dead one
 
-    def submit(self, item: Item) -> Future:
+    def submit(self, item: Item) -> Reading:
         try:
             return self._pool.submit(read_fitted, item.source, self._fit)
         except BrokenProcessPool:
             self._pool = _pool(self._processes)
             return self._pool.submit(read_fitted, item.source, self._fit)
 
-    def result(self, item: Item, reading: Future | Failure) -> ReadImage | Failure:
+    def result(self, item: Item, reading: Reading | Failure) -> ReadImage | Failure:
         if isinstance(reading, Failure):
             return reading
         try:

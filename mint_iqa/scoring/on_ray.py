@@ -43,9 +43,9 @@ def score_batches_on_ray(
         blocks = min(len(batches), MAX_BLOCKS)  # a block is what a worker takes at a time
         rows = data.from_items([{"batch": list(batch)} for batch in batches], override_num_blocks=blocks)
         scored = rows.map(
-            Scorer,
+            RayScorer,
             fn_constructor_args=(loading, explain, os.getcwd()),
-            compute=data.ActorPoolStrategy(size=workers or int(ray.cluster_resources()["CPU"])),
+            compute=data.ActorPoolStrategy(size=workers or _cores()),
             num_cpus=1,
             num_gpus=1 if (loading.device or "").startswith("cuda") else 0,
         )
@@ -57,7 +57,15 @@ def score_batches_on_ray(
         ray.shutdown()
 
 
-class Scorer:
+def _cores() -> int:
+    """Of the whole cluster."""
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(resources["CPU"])
+
+
+class RayScorer:
     """What runs on the cluster: one model that scores one batch after the other on one core."""
 
     def __init__(self, loading: Loading, explain: bool, folder: str) -> None:

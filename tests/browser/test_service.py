@@ -19,7 +19,7 @@ from PIL import Image
 from mint_iqa.records import schema
 from tests.browser.conftest import EXAMPLES, serve
 
-README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+CHAT = (EXAMPLES.parent / "docs" / "chat.md").read_text(encoding="utf-8")
 COFFEE = EXAMPLES / "coffee.jpg"
 PROMPT = "a cup of coffee"
 
@@ -106,19 +106,19 @@ def test_no_file_outside_the_upload_cache_is_served(url, path):
     assert get(f"{url}gradio_api/file={path}") in (403, 404)
 
 
-def readme_block(language: str) -> str:
-    section = README.split("\n## Chat and API\n", 1)[1].split("\n## ", 1)[0]
+def block(language: str) -> str:
+    section = CHAT.split("\n## Endpoints\n", 1)[1].split("\n## ", 1)[0]
     return re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)[1]
 
 
 @pytest.mark.parametrize(
     ("language", "interpreter"), [("python", [sys.executable, "-c"]), ("bash", ["bash", "-ec"])]
 )
-def test_what_the_readme_says_about_the_endpoints_works(url, tmp_path, language, interpreter):
+def test_what_the_docs_say_about_the_endpoints_works(url, tmp_path, language, interpreter):
     if language == "bash" and not shutil.which("curl"):
         pytest.skip("there is no curl")
     Image.open(COFFEE).save(tmp_path / "picture.png")
-    code = readme_block(language).replace("http://127.0.0.1:7860", url.rstrip("/"))
+    code = block(language).replace("http://127.0.0.1:7860", url.rstrip("/"))
     done = subprocess.run([*interpreter, code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and "quality" in done.stdout, done.stderr
 

@@ -32,7 +32,7 @@ COFFEE = REPOSITORY / "examples/coffee.jpg"
 ROCKET = REPOSITORY / "examples/rocket.jpg"
 PROMPT = "a cup of coffee"
 QUESTION = "How bad is it?"
-DOCS = (REPOSITORY / "docs/api.md").read_text(encoding="utf-8")
+DOCS = (REPOSITORY / "docs/service.md").read_text(encoding="utf-8")
 
 
 def image(source: Path | bytes = COFFEE) -> dict:

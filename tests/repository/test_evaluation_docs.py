@@ -16,7 +16,7 @@ from mint_iqa.evaluation import agreement
 from mint_iqa.evaluation.labels import USUAL_NAMES
 from tests.evaluated import rows, write_labels
 from tests.unit.train.measure.test_slots import write_labels as write_slot_labels
-from train.data import pictures
+from train.data import sets
 
 TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^(mint-iqa .*|python -m train\..*)$", TEXT, re.MULTILINE)
@@ -53,7 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Pat
 
     tiny = Assessor.from_pretrained(tiny_checkpoint, device="cpu")
     monkeypatch.setattr(Assessor, "from_pretrained", lambda *_, **__: tiny)
-    monkeypatch.setattr(pictures, "agiqa3k", lambda root: human_rows(tmp_path))
+    monkeypatch.setattr(sets, "agiqa3k", lambda root: human_rows(tmp_path))
     monkeypatch.setattr(agreement, "SAMPLES", 10)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -14,14 +14,14 @@ from instruct_data.__main__ import main
 from instruct_data.records import InstructionSample, RatedImage, schema
 
 LABELS = Path(__file__).parents[1] / "labels"
-TEXT = (LABELS.parents[2] / "docs" / "instruction_data.md").read_text(encoding="utf-8")
+TEXT = (LABELS.parents[1] / "docs" / "instruction_data.md").read_text(encoding="utf-8")
 SAMPLE, RATING = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL))
 COMMANDS = re.findall(r"^python -m instruct_data (.*)$", TEXT, re.MULTILINE)
 
 
 def test_the_commands_run_in_their_order(tmp_path, monkeypatch, capsys):
     shutil.copytree(LABELS, tmp_path, dirs_exist_ok=True)
-    shutil.copytree(LABELS.parents[2] / "configs", tmp_path / "configs")
+    shutil.copytree(LABELS.parents[1] / "configs", tmp_path / "configs")
     for i, name in enumerate(
         ["boat.png", *re.findall(r"(?m)^[\w.-]+\.jpg", (LABELS / "data.csv").read_text())]
     ):

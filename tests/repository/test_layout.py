@@ -1,5 +1,5 @@
 """The promises that the repository makes about itself: which package imports which, what an import costs,
-and that the texts name what is there."""
+and what its files may hold."""
 
 import ast
 import os
@@ -15,7 +15,6 @@ from packaging.requirements import Requirement  # comes with pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 MAY_IMPORT: dict[str, set[str]] = {
     "mint_iqa": set(),
@@ -179,29 +178,6 @@ def test_relative_links_exist(document: str) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
     relative = [t.split("#")[0] for t in targets if not re.match(r"[a-z]+:|#", t)]
     assert [t for t in relative if not (path.parent / t).exists()] == []
-
-
-def readme_tree() -> set[str]:
-    """The paths that README's tree names: one a line, folders end in a slash, two spaces a level."""
-    block = README.split("## Repository", 1)[1].split("```", 2)[1]
-    paths: set[str] = set()
-    folders: list[str] = []
-    for line in block.splitlines()[1:]:
-        if match := re.match(r"( *)(\S+)", line):
-            depth = len(match[1]) // 2
-            folders = [*folders[:depth], match[2]]
-            paths.add("".join(folders))
-    return paths
-
-
-def test_readme_tree_names_what_is_there() -> None:
-    assert sorted(p for p in readme_tree() if not (REPOSITORY / p).exists()) == []
-
-
-def test_readme_tree_names_every_module() -> None:
-    modules = {name_of(f) for package in MAY_IMPORT for f in modules_of(package)}
-    unnamed = modules - readme_tree()
-    assert sorted(m for m in unnamed if not m.endswith(("/__init__.py", "/__main__.py"))) == []
 
 
 def test_no_machine_paths() -> None:

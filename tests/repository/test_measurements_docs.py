@@ -1,11 +1,11 @@
-"""What docs/sizing.md computes follows from what it says was measured."""
+"""What docs/measurements.md computes follows from what it says was measured."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "sizing.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "measurements.md").read_text(encoding="utf-8")
 RATE = float(re.search(r"([\d.]+) images a second and core \|", TEXT)[1])
 CORE_HOURS = 1e6 / (RATE * 3600)
 ROWS = re.findall(r"^\| \$([\d.]+) \| \$([\d.]+) \| ([\d.]+) h \| ([\d.]+) h \|$", TEXT, re.MULTILINE)

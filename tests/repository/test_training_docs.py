@@ -1,4 +1,4 @@
-"""docs/training.md: its commands run as they stand there, on a toy model; its recipes are all there are."""
+"""docs/training.md and own_ratings.md: the commands run as they stand there on a toy; recipes are named."""
 
 import json
 import re
@@ -18,8 +18,19 @@ from train.engine.commands import command
 from train.engine.recipes import Stage1, Stage2
 
 TEXT = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.DOTALL)
-LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
+OWN = (REPOSITORY / "docs" / "own_ratings.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Language and text of each fenced block."""
+    return re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL)
+
+
+def lines(text: str) -> list[str]:
+    return [line for language, block in blocks(text) if not language for line in block.splitlines()]
+
+
+LINES = lines(TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def test_every_command_runs_in_this_order(
     ran = []
     for line in LINES:
         match shlex.split(line):
-            case ["python", "-m", "train.data.pictures"]:
+            case ["python", "-m", "train.prepare"]:
                 prepare.build_all(SIZE)
             case ["python", "-m", "train.stage1", *rest]:
                 monkeypatch.setattr("sys.argv", ["train.stage1", *rest, "--set", *short, *toy])
@@ -51,7 +62,7 @@ def test_every_command_runs_in_this_order(
                 monkeypatch.setattr("sys.argv", ["train.stage2", *rest, "--set", *short, "examples=8"])
                 ran.append(command(Stage2, stage2.train, ""))
     assert ran == [0, 0, 0, 0, 0]
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"stage1", "fold1", "rank8", "own"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"end_to_end", "fold1", "rank8", "own"}
     assert (tmp_path / "runs" / "own" / "test.csv").is_file()
     assert read_settings(Stage2, tmp_path / "runs" / "rank8" / "recipe.json").lora.rank == 8
 
@@ -64,9 +75,9 @@ def test_the_figures_of_forty_ratings_come_from_what_stands_there(
     monkeypatch.setenv("MINT_IQA_CACHE", str(tmp_path / "cache"))
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     write_pictures(tmp_path / "data", [f"thing {number}" for number in range(120)])
-    (block,) = (block for language, block in BLOCKS if language == "python")
+    (block,) = (block for language, block in blocks(OWN) if language == "python")
     exec(block, {})
-    (line,) = (line for line in LINES if line.startswith("python -m train.finetune"))
+    (line,) = (line for line in lines(OWN) if line.startswith("python -m train.finetune"))
     start = tiny.save(tmp_path / "start", tiny_language, shortcut=True)
     spoken = subprocess.run(["bash", "-c", f"echo {line}"], capture_output=True, text=True, check=True)
     monkeypatch.setattr("sys.argv", [*shlex.split(spoken.stdout)[2:], f"model={start}"])

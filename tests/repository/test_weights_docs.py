@@ -1,4 +1,4 @@
-"""README's "Bring your weights", run as it stands there on tiny models of the same structure."""
+"""docs/weights.md, run as it stands there on tiny models of the same structure."""
 
 import json
 import os
@@ -14,14 +14,13 @@ from mint_iqa import cli
 from mint_iqa.language.loading import load_llm, placement
 from tests import published, tiny_llms, tiny_sources
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-SECTION = README.split("\n## Bring your weights\n", 1)[1].split("\n## ", 1)[0]
-COMMANDS = re.search(r"```\n(.*?)```", SECTION, re.DOTALL).group(1).splitlines()
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
+COMMANDS = re.search(r"```\n(.*?)```", TEXT, re.DOTALL).group(1).splitlines()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Under the names of README: tiny stand-ins of the same structure, and the picture."""
+    """Under the names of the docs: tiny stand-ins of the same structure, and the picture."""
     folder = tmp_path_factory.mktemp("weights")
     tiny_sources.save_instructblip(folder / "instructblip-vicuna-7b")
     tiny_sources.save_blip2(folder / "blip2-opt-2.7b")
@@ -54,14 +53,14 @@ def test_every_command_runs_in_its_order(folder, monkeypatch, capsys):
         assert cli.main(["ask", "picture.png", "Why?", "--model", name, "--device", "cpu"]) == 0
 
 
-def test_the_sizes_in_readme_are_those_that_the_benchmark_computes():
+def test_the_sizes_in_the_docs_are_those_that_the_benchmark_computes():
     together = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in full_table()[2:]}
     for options, size in (
         ("`--dtype float32`", "34.6 GB"),
         ("`--dtype bfloat16`", "17.3 GB"),
         ("`--quantization nf4` `--dtype bfloat16`", "8.0 GB"),
     ):
-        assert together[options] == size and size in SECTION
+        assert together[options] == size and size in TEXT
 
 
 @pytest.mark.parametrize("kind", [None, "int8", "nf4"])

@@ -53,7 +53,7 @@ class Example:
 
 
 @dataclass
-class Picture:
+class KnownPicture:
     """What is known of one training picture before a look is drawn."""
 
     pixels: tuple[str, int]
@@ -73,7 +73,7 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     check_fold(recipe.test_fold, recipe.folds)
     rng = np.random.default_rng(recipe.seed)
     learned = learned_of(sources.photographs, recipe.held_out_photographs)
-    known: list[Picture] = []
+    known: list[KnownPicture] = []
     if recipe.human_epochs:
         chosen = split(sources.human, recipe).train
         human = [_human(sources, row, i) for i, row in _rows(sources, "agiqa3k", set(chosen.tolist()))]
@@ -101,52 +101,52 @@ def _rows(sources: Sources, name: str, used: set[int]) -> list[tuple[int, Row]]:
     return [(i, row) for i, row in enumerate(sources.rows[name]) if row.source in used]
 
 
-def picture_of(sources: Sources, name: str, row: Row, index: int) -> Picture:
+def picture_of(sources: Sources, name: str, row: Row, index: int) -> KnownPicture:
     """What is known of picture `index` of set `name`."""
     return (_human if name == "agiqa3k" else _photograph)(sources, row, index)
 
 
-def _repeat(items: list[Picture], times: float, rng: np.random.Generator) -> list[Picture]:
+def _repeat(items: list[KnownPicture], times: float, rng: np.random.Generator) -> list[KnownPicture]:
     """Every item `times` times on average, none more than once more often than another."""
     count = round(times * len(items))
     passes = [rng.permutation(len(items)) for _ in range(count // len(items) + 1)] if items else []
     return [items[i] for i in np.concatenate(passes)[:count]] if count else []
 
 
-def _human(sources: Sources, row: Row, index: int) -> Picture:
+def _human(sources: Sources, row: Row, index: int) -> KnownPicture:
     label = sources.human[row.source]
     quality, correspondence = float(label["mos_quality"]) / 5, float(label["mos_align"]) / 5
     authenticity = AUTHENTICITY_OFFSET + AUTHENTICITY_SLOPE * quality
     scores = _scores(quality=quality, authenticity=authenticity, correspondence=correspondence)
     clean = row.variant == CLEAN
-    picture = Picture(("agiqa3k", index), row, [label["prompt"]], scores, clean, quality >= CLEAN_FROM)
+    picture = KnownPicture(("agiqa3k", index), row, [label["prompt"]], scores, clean, quality >= CLEAN_FROM)
     return _faulted(picture)
 
 
-def _photograph(sources: Sources, row: Row, index: int) -> Picture:
+def _photograph(sources: Sources, row: Row, index: int) -> KnownPicture:
     captions = sources.photographs[row.source]["captions"]
     scores = _scores(
         quality=PHOTOGRAPH_QUALITY, authenticity=PHOTOGRAPH_AUTHENTICITY, correspondence=MATCHING_CAPTION
     )
-    picture = Picture(
+    picture = KnownPicture(
         ("flickr8k", index), row, captions, scores, human=False, clean_before=True, caption=row.source
     )
     return _faulted(picture)
 
 
-def _rated(ratings: Ratings, index: int) -> Picture:
+def _rated(ratings: Ratings, index: int) -> KnownPicture:
     """One of your own pictures: what nobody rated is unknown, and so are its faults."""
     record = ratings.records[index]
     scores = {name: mos / 100 for name, mos in record.mos.items()}
     prompts, row = [record.prompt or ""], Row(index, CLEAN)
-    return Picture((OWN, index), row, prompts, scores, human=True, clean_before=False)
+    return KnownPicture((OWN, index), row, prompts, scores, human=True, clean_before=False)
 
 
 def _scores(**known: float) -> dict[Dimension, float]:
     return {name: known[name] for name in DIMENSIONS if name in known}
 
 
-def _faulted(picture: Picture) -> Picture:
+def _faulted(picture: KnownPicture) -> KnownPicture:
     """Targets of a twin. Each fault is labeled where people's judgment of it is known, and nowhere else."""
     row, scores = picture.row, picture.scores
     if row.variant == "small":
@@ -160,13 +160,15 @@ def _faulted(picture: Picture) -> Picture:
     return picture
 
 
-def _fault_targets(picture: Picture) -> tuple[float, ...]:
+def _fault_targets(picture: KnownPicture) -> tuple[float, ...]:
     row = picture.row
     other = 0.0 if picture.clean_before else NAN
     return tuple(row.severity if name == row.fault else other for name in FAULTS)
 
 
-def look(picture: Picture, pool: Sequence[str], no_prompt_share: float, rng: np.random.Generator) -> Example:
+def look(
+    picture: KnownPicture, pool: Sequence[str], no_prompt_share: float, rng: np.random.Generator
+) -> Example:
     """A picture with one of its prompts and a second one: none, one word exchanged, or one of `pool`.
 
     no_prompt_share: how often none.

@@ -23,11 +23,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from instruct_data.damage import distortions
-from instruct_data.damage.faults import KADID_SCORES, apply_fault, severity_of
+from instruct_data.damage.faults import KADID_NAMES, KADID_SCORES, apply_fault, severity_of
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import cache_root, write_whole
 from mint_iqa.images import Fit, read_image
-from mint_iqa.vocabulary import FAULTS, FaultName
+from mint_iqa.vocabulary import FaultName
 from train.data.sets import SETS, naming_what_is_missing, paths_of
 from train.engine.checkpoints import writing
 
@@ -35,7 +35,7 @@ from train.engine.checkpoints import writing
 # from reading "photograph" off the missing detail.
 SMALL_SIDE = 192
 KADID_SIDE = 512
-KADID_FAULTS = FAULTS[:5]
+KADID_FAULTS: tuple[FaultName, ...] = tuple(KADID_NAMES)
 CLEAN = "clean"
 
 

@@ -25,7 +25,7 @@ from mint_iqa.folds import prompt_folds, unrelated_sets
 from mint_iqa.tables.reading import Findings
 from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
-from train.data.vectors import Shown
+from train.data.vectors import ShownPicture
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -39,7 +39,7 @@ class Ratings:
     """
 
     records: list[RatedImage]
-    pictures: list[Shown]
+    pictures: list[ShownPicture]
     sets: Integers
     notes: list[str]
 
@@ -103,7 +103,7 @@ def read_ratings(files: str | Sequence[str], images: str | None, columns: Mappin
     Raises MintIQAError for broken rows, missing pictures, and a correspondence that no prompt goes with.
     """
     records: list[RatedImage] = []
-    pictures: list[Shown] = []
+    pictures: list[ShownPicture] = []
     sets: list[int] = []
     notes: list[str] = []
     for number, path in enumerate(map(Path, [files] if isinstance(files, str) else files)):
@@ -112,7 +112,7 @@ def read_ratings(files: str | Sequence[str], images: str | None, columns: Mappin
         hashes = image_hashes(own, folder)
         _check(path, own, folder, hashes)
         records += own
-        pictures += [Shown(folder / r.image, hashes[r.image], r.prompt or "") for r in own]
+        pictures += [ShownPicture(folder / r.image, hashes[r.image], r.prompt or "") for r in own]
         sets += [number] * len(own)
         notes.append(note)
     return Ratings(records, pictures, np.array(sets), notes)

@@ -23,7 +23,7 @@ from mint_iqa.language.llm import LanguageModel
 from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.vocabulary import DIMENSIONS, NAMED_FROM, Dimension, FaultName
 from train.data.questions import Instruction, InstructionSet, detected
-from train.data.vectors import Shown, features_of
+from train.data.vectors import ShownPicture, vectors_of
 
 
 class FileInstructions(InstructionSet):
@@ -51,7 +51,7 @@ class Samples:
 
     source: str
     samples: list[InstructionSample]
-    pictures: list[Shown]
+    pictures: list[ShownPicture]
 
     def digest(self) -> str:
         """Of all that is learned from or measured on."""
@@ -81,7 +81,7 @@ def read_samples(source: str, images: str | None) -> Samples:
             "images are missing): give their folder with images=FOLDER.",
         )
     return Samples(
-        source, samples, [Shown(folder / s.image, hashes[s.image], s.prompt or "") for s in samples]
+        source, samples, [ShownPicture(folder / s.image, hashes[s.image], s.prompt or "") for s in samples]
     )
 
 
@@ -104,7 +104,7 @@ def examples_of(
 @torch.inference_mode()
 def _examples(read: Samples, assessor: Assessor) -> list[Instruction]:
     model = assessor.model
-    frozen = features_of(assessor, read.pictures)
+    frozen = vectors_of(assessor, read.pictures)
     severities: list[list[float]] = [[] for _ in read.samples]
     if model.fault_head is not None:
         vectors = torch.from_numpy(frozen.vectors).unsqueeze(1).to(model.device, model.dtype)

@@ -28,7 +28,7 @@ FORMAT = "1"
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPicture:
     """A picture with its prompt. sha256: of the file's bytes; prompt: "" for none."""
 
     path: Path
@@ -37,7 +37,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenVectors:
     """vectors float32[N, Dq]: mean quality vectors; similarity float32[N]: cosine of picture and prompt, 0
     without an alignment encoder; scores float32[N, K]: around 0..1, not clamped."""
 
@@ -46,7 +46,7 @@ class Frozen:
     scores: Floats
 
 
-def features_of(assessor: Assessor, pictures: Sequence[Shown]) -> Frozen:
+def vectors_of(assessor: Assessor, pictures: Sequence[ShownPicture]) -> FrozenVectors:
     """What the model says of each, from disk where it was asked before; MintIQAError for a bad picture."""
     width = len(assessor.model.config.dimensions)
     folder = cache_root() / "frozen" / _weights(assessor)
@@ -57,11 +57,11 @@ def features_of(assessor: Assessor, pictures: Sequence[Shown]) -> Frozen:
         for row, (_, path) in zip(_encode(assessor, [p for p, _ in part]), part, strict=True):
             _write(path, row)
     rows = np.stack([np.load(path) for path in paths])
-    return Frozen(rows[:, : -width - 1], rows[:, -width - 1], rows[:, -width:])
+    return FrozenVectors(rows[:, : -width - 1], rows[:, -width - 1], rows[:, -width:])
 
 
 @torch.inference_mode()
-def _encode(assessor: Assessor, pictures: Sequence[Shown]) -> Floats:
+def _encode(assessor: Assessor, pictures: Sequence[ShownPicture]) -> Floats:
     """float32[B, Dq + 1 + K]: vectors, similarity and scores side by side."""
     model, processor = assessor.model, assessor.processor
     pixels = processor.pixel_values([read_image(p.path).rgb for p in pictures])
@@ -81,7 +81,7 @@ def _weights(assessor: Assessor) -> str:
     return f"{revision_of(model.folder)}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
-def _key(picture: Shown) -> str:
+def _key(picture: ShownPicture) -> str:
     return hashlib.sha256(f"{picture.sha256}\n{picture.prompt}".encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from mint_iqa.model.heads import ScoreHead
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import CORRESPONDENCE
-from train.data.vectors import Frozen
+from train.data.vectors import FrozenVectors
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -57,7 +57,7 @@ class Adjustment:
         return (1 + self.slope) * seen.score + moved
 
 
-def seen_by(model: MintIQAModel, dimension: str, frozen: Frozen) -> Seen:
+def seen_by(model: MintIQAModel, dimension: str, frozen: FrozenVectors) -> Seen:
     number = model.config.dimensions.index(dimension)
     similarity = frozen.similarity.astype(np.float64) * (number == CORRESPONDENCE)
     return Seen(frozen.vectors.astype(np.float64), similarity, frozen.scores[:, number].astype(np.float64))

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from instruct_data.damage.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
 from mint_iqa.errors import MintIQAError
-from mint_iqa.evaluation.agreement import FEWEST, Comparison, baselines
+from mint_iqa.evaluation.agreement import FEWEST, ScoredLabels, baselines
 from mint_iqa.evaluation.logistic import fit_logistic
 from mint_iqa.images import read_image
 from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
@@ -117,9 +117,9 @@ def _faults(rater: Rater, images: list[Image.Image], prompts: list[str]) -> dict
         ((scores, found),) = rater(versions, [prompt] * len(versions))
         quality = scores[:, QUALITY]
         ladder.append({
-            "quality": [[quality[0], *quality[1 + 5 * k : 6 + 5 * k]] for k in range(5)],
+            "quality": [[quality[0], *quality[1 + 5 * k : 6 + 5 * k]] for k in range(len(KADID_FAULTS))],
             "clean_faults": found[0].tolist(),
-            "faults": [[found[1 + 5 * k + level].tolist() for level in range(5)] for k in range(5)],
+            "faults": [[found[1 + 5 * k + level].tolist() for level in range(5)] for k in range(len(KADID_FAULTS))],
         })  # fmt: skip
     return {"ladder": ladder}
 
@@ -192,7 +192,7 @@ def _with_columns(result: dict[str, Any], predicted: str, label: str) -> dict[st
     """The run's predictions with `mapped` and each baseline, in the unit of the labels."""
     rows, scores, labels = result["predictions"], _column(result, predicted), _column(result, label)
     groups, generators = ([row[key] for row in rows] for key in ("prompt", "generator"))
-    data = Comparison(scores, labels, groups, [""] * len(rows), generators, same_unit=False)
+    data = ScoredLabels(scores, labels, groups, [""] * len(rows), generators, same_unit=False)
     columns = {"mapped": fit_logistic(scores, labels)(scores), **baselines(data)}
     found = [{name: float(values[i]) for name, values in columns.items()} for i in range(len(rows))]
     return {"predictions": [row | more for row, more in zip(rows, found, strict=True)]}

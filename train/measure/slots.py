@@ -44,7 +44,7 @@ class SlotShares:
 
 
 @dataclass(frozen=True)
-class Reply:
+class SlotReply:
     """What a model says to one published question, and its score (0..100) of that dimension."""
 
     sample: InstructionSample
@@ -52,7 +52,7 @@ class Reply:
     score: float
 
 
-def replies(assessor: Assessor, samples: Sequence[InstructionSample], folder: Path) -> list[Reply]:
+def replies(assessor: Assessor, samples: Sequence[InstructionSample], folder: Path) -> list[SlotReply]:
     """Asks every question about one dimension whose picture is in the folder.
 
     Raises MintIQAError (`no_pictures`) if there is none.
@@ -66,11 +66,11 @@ def replies(assessor: Assessor, samples: Sequence[InstructionSample], folder: Pa
     found = []
     for sample in tqdm(asked, desc="Slots", disable=None):
         record = assessor.answer(folder / sample.image, sample.question, prompt=sample.prompt)
-        found.append(Reply(sample, record.answer, getattr(record.scores, sample.dimension or "")))
+        found.append(SlotReply(sample, record.answer, getattr(record.scores, sample.dimension or "")))
     return found
 
 
-def slot_shares(train: Sequence[InstructionSample], given: Sequence[Reply]) -> Iterator[SlotShares]:
+def slot_shares(train: Sequence[InstructionSample], given: Sequence[SlotReply]) -> Iterator[SlotShares]:
     """Every slot that the replies' own truths fill. train: samples to fit words and thresholds on."""
     for slot in SLOTS:
         words, scores = _truths(train, slot)

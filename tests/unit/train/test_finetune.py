@@ -23,7 +23,7 @@ from mint_iqa.tables.reading import Findings
 from tests import tiny
 from train import finetune
 from train.data.ratings import read_ratings
-from train.data.vectors import Shown, features_of
+from train.data.vectors import ShownPicture, vectors_of
 from train.finetune import Finetune
 from train.heads import ridge
 from train.heads.ridge import Adjustment, Seen, chosen, fit, learn, seen_by
@@ -222,7 +222,7 @@ def test_test_pictures_take_no_fold_from_those_to_learn_from(start: Path, folder
     ]  # fmt: skip
     write_jsonl(folder / "large.jsonl", records)
     ratings, assessor = read_ratings(str(folder / "large.jsonl"), None, {}), Assessor.from_pretrained(start)
-    seen = seen_by(assessor.model, "quality", features_of(assessor, ratings.pictures))
+    seen = seen_by(assessor.model, "quality", vectors_of(assessor, ratings.pictures))
     case = finetune._case(Finetune(), ratings, "quality", np.arange(60), seen)
     assert set(case.folds[~case.test]) == set(range(Finetune().folds))
 
@@ -342,14 +342,14 @@ def test_the_strongest_hold_that_is_as_good_as_the_best_is_chosen() -> None:
 @pytest.mark.parametrize("dimension", ["quality", "correspondence"])
 def test_the_weights_say_what_the_adjustment_says(start: Path, folder: Path, dimension: str) -> None:
     assessor = Assessor.from_pretrained(start)
-    shown = [Shown(folder / f"{i}.png", f"{i}", PROMPTS[i % 8]) for i in range(6)]
-    data = seen_by(assessor.model, dimension, features_of(assessor, shown))
+    shown = [ShownPicture(folder / f"{i}.png", f"{i}", PROMPTS[i % 8]) for i in range(6)]
+    data = seen_by(assessor.model, dimension, vectors_of(assessor, shown))
     rng = np.random.default_rng(3)
     gain = 0.3 if dimension == "correspondence" else 0.0
     change = Adjustment(-0.4, rng.normal(size=data.vectors.shape[1]) / 9, gain, 0.2)
     ridge.apply(assessor.model, dimension, change)
     assessor.model.config.heads[dimension] = 1  # another key in the cache: its weights are not the folder's
-    again = seen_by(assessor.model, dimension, features_of(assessor, shown))
+    again = seen_by(assessor.model, dimension, vectors_of(assessor, shown))
     assert again.score == pytest.approx(change(data), abs=1e-5)
 
 
@@ -397,15 +397,18 @@ def test_a_picture_is_encoded_once_for_each_prompt_and_for_each_weights(
         "encode_image",
         lambda pixels, explain: (encoded.append(len(pixels)), encode(pixels))[1],
     )
-    one = [Shown(folder / "50.png", "fifty", "red fox"), Shown(folder / "51.png", "fifty-one", "red fox")]
-    first = features_of(assessor, one)
-    again = features_of(assessor, one)
+    one = [
+        ShownPicture(folder / "50.png", "fifty", "red fox"),
+        ShownPicture(folder / "51.png", "fifty-one", "red fox"),
+    ]
+    first = vectors_of(assessor, one)
+    again = vectors_of(assessor, one)
     assert encoded == [2]
     assert (first.vectors == again.vectors).all() and (first.scores == again.scores).all()
-    features_of(assessor, [Shown(folder / "50.png", "fifty", "snow")])
+    vectors_of(assessor, [ShownPicture(folder / "50.png", "fifty", "snow")])
     assert encoded == [2, 1]
     assessor.model.config.processor["image_size"] = 28.0
-    features_of(assessor, one)
+    vectors_of(assessor, one)
     assert encoded == [2, 1, 2]
 
 

@@ -9,7 +9,7 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation import agreement as module
 from mint_iqa.evaluation.agreement import (
     METRICS,
-    Comparison,
+    ScoredLabels,
     agreement,
     baselines,
     calibration,
@@ -75,7 +75,7 @@ def test_a_constant_side_gives_the_mean_and_four_rows_are_refused():
 
 def compared(scores, labels, prompts=20, generators=(), same_unit=True):
     n = len(scores)
-    return Comparison(
+    return ScoredLabels(
         np.asarray(scores, float), np.asarray(labels, float), [f"prompt {i % prompts}" for i in range(n)],
         [""] * n, list(generators) or [""] * n, same_unit,
     )  # fmt: skip
@@ -142,9 +142,9 @@ def test_intervals_hold_their_figures():
 def test_images_of_one_prompt_are_resampled_together():
     rng = np.random.default_rng(3)
     labels, scores = (np.repeat(rng.normal(size=15), 8) for _ in range(2))
-    copies = Comparison(scores, labels, np.repeat(np.arange(15), 8).astype(str).tolist(), [""] * 120,
+    copies = ScoredLabels(scores, labels, np.repeat(np.arange(15), 8).astype(str).tolist(), [""] * 120,
                         [""] * 120, True)  # fmt: skip
-    apart = Comparison(scores, labels, [str(i) for i in range(120)], [""] * 120, [""] * 120, True)
+    apart = ScoredLabels(scores, labels, [str(i) for i in range(120)], [""] * 120, [""] * 120, True)
     together, alone = (figures(data, np.asarray).values["srcc"] for data in (copies, apart))
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
 
