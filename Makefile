@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TEST_ENV = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo chat browser compiler test fuzz check clean
+.PHONY: help setup demo chat browser compiler test quick fuzz check clean
 
 help:  ## list the rules
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -56,14 +56,18 @@ compiler:  ## install the C++ compiler that DeepSpeed needs on CPU (Debian and U
 test: setup  ## run every test (those that need data say so and are skipped without it)
 	$(TEST_ENV) $(PYTEST) -q
 
+quick: setup  ## the tests for the work in hand: no slow ones, no trained model (under 90 s)
+	$(TEST_ENV) $(PYTEST) -q -m "not slow and not data" tests/unit tests/repository
+
 fuzz: setup  ## a million damaged files through every reader (an hour; Linux on x86-64)
 	$(TEST_ENV) $(BIN)/python -m tests.fuzz.campaign --inputs 1000000 --output runs/fuzz
 
 check: setup  ## lint, format, types, layout
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy mint_iqa instruct_data ui
-	$(TEST_ENV) $(PYTEST) -q tests/repository/test_layout.py
+	$(BIN)/mypy --strict mint_iqa
+	$(BIN)/mypy instruct_data train ui
+	$(TEST_ENV) $(PYTEST) -q tests/repository/test_layout.py tests/repository/test_house.py
 
 clean:  ## remove what the rules above built (.venv included)
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(DEMO)

@@ -8,6 +8,8 @@ must be a record, and no reading process may be left; in the end both outputs mu
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import random
@@ -45,9 +47,21 @@ def make_model(folder: Path) -> Path:
     return tiny.save(folder / "model", tiny.save_language(folder / "language"))
 
 
+def arguments(model: Path, output: Path, *options: str) -> list[str]:
+    command = ["score", "pictures", "--model", str(model), "--output", output.name]
+    return [*command, "--batch-size", str(BATCH), *options]
+
+
+def run_here(model: Path, output: Path, *options: str) -> None:
+    """A run that nobody kills, in this process."""
+    from mint_iqa import cli
+
+    with contextlib.chdir(output.parent), contextlib.redirect_stderr(io.StringIO()):
+        cli.main(arguments(model, output, *options))
+
+
 def start(model: Path, output: Path, *options: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "mint_iqa.cli", "score", "pictures", "--model", str(model)]
-    command += ["--output", output.name, "--batch-size", str(BATCH), *options]
+    command = [sys.executable, "-m", "mint_iqa.cli", *arguments(model, output, *options)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=output.parent, env=environment, stderr=subprocess.DEVNULL)
 
@@ -96,12 +110,12 @@ def main() -> int:
         model = make_model(folder)
         alone, resumed = folder / "alone.jsonl", folder / "resumed.jsonl"
         began = time.monotonic()
-        start(model, alone).wait()
+        run_here(model, alone)
         print(f"uninterrupted: {lines_in(alone)} records in {time.monotonic() - began:.0f} s", flush=True)
         for _ in range(options.kills):
             more = moments.randint(1, max(1, options.pictures // (options.kills + 1)))
             print(f"killed with {run_and_kill(model, resumed, more)} records in the output", flush=True)
-        start(model, resumed, "--resume").wait()
+        run_here(model, resumed, "--resume")
         same = alone.read_bytes() == resumed.read_bytes()
         images = [json.loads(line)["image"] for line in resumed.read_bytes().splitlines()]
     print(f"resumed: {len(images)} records, {len(set(images))} images, same to the byte: {same}")

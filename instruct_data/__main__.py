@@ -19,6 +19,18 @@ from mint_iqa.errors import MintIQAError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with `arguments` (those of the process by default) and return its exit code."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        chosen.run(chosen)
+    except MintIQAError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, say `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    return 0
+
+
+def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m instruct_data", description="Instruction data for MINT-IQA.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -59,15 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("--region", action="store_true", help="distort a part instead of the whole")
     command.set_defaults(run=_sheet)
 
-    chosen = parser.parse_args(arguments)
-    try:
-        chosen.run(chosen)
-    except MintIQAError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, say `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-    return 0
+    return parser
 
 
 def _schema(arguments: Namespace) -> None:

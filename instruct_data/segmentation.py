@@ -123,7 +123,7 @@ def read_notes(path: Path) -> dict[str, Segments]:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise MintIQAError(
                     "unusable_lines",
-                    f"{path} line {number} is no prompt with its parts: write it by `segment`.",
+                    f"{path} line {number} is not a prompt with its parts: write it with `segment`.",
                 ) from error
     return notes
 
@@ -140,7 +140,7 @@ def chat_with(model: str | Path) -> Chat:
         llm = AutoModelForCausalLM.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
         raise MintIQAError(
-            "model_missing", f"{model} is no chat model that can be loaded: give the folder of one."
+            "model_missing", f"{model} is not a chat model that can be loaded: give the folder of one."
         ) from error
     if tokenizer.chat_template is None:
         raise MintIQAError("model_missing", f"{model} has no chat template: give an instruction-tuned model.")

@@ -107,7 +107,7 @@ def official_aigciqa2023(records: Sequence[R]) -> list[R]:
         stranger = records[numbers.index(None)].image
         raise MintIQAError(
             "bad_argument",
-            f"{stranger!r:.80} is no picture of AIGCIQA2023+, whose split this is: use --by prompt.",
+            f"{stranger!r:.80} is not a picture of AIGCIQA2023+, whose split this is: use --by prompt.",
         )
     return _with_sides(records, ["test" if number in OFFICIAL_TEST else "train" for number in numbers])
 

@@ -223,23 +223,9 @@ class Assessor:
         severities = output.faults[i].float().sigmoid().tolist() if output.faults is not None else []
         found = [(n, s) for n, s in zip(self.model.config.faults, severities, strict=True) if s >= NAMED_FROM]
         faults = tuple(Fault(name=n, severity=s) for n, s in sorted(found, key=lambda f: -f[1]))
-        warnings = (*picture.warnings, *self._warnings(picture, cut))
+        warnings = (*picture.warnings, *_warnings(picture, cut, self.processor, self._untrained))
         vectors = output.quality_vectors[i : i + 1]
         return Rated(picture, prompt, Scores(**scores), faults, warnings, vectors)
-
-    def _warnings(self, picture: Picture, cut: bool) -> Iterator[str]:
-        width, height = picture.size
-        if max(width, height) > self.processor.max_aspect * min(width, height):
-            yield (
-                f"The picture is very elongated ({width} x {height}): only its middle part of "
-                f"{self.processor.max_aspect:g}:1 was scored, squeezed into a square."
-            )
-        if cut:
-            yield f"The prompt is long: only its first {self.processor.max_prompt_tokens} tokens were used."
-        if self._untrained:
-            yield "The score heads of this model have never been trained: its scores mean nothing."
-        if picture.distance > 1:
-            yield "The picture is unlike those the model was trained on: its scores are less certain."
 
     # --- explaining ---
 
@@ -323,6 +309,22 @@ class Assessor:
         with self._lock:
             language: LanguageModel = self.model.language_model()
             return language
+
+
+def _warnings(picture: Picture, cut: bool, processor: MintIQAProcessor, untrained: bool) -> Iterator[str]:
+    """What makes scores less certain. cut: whether the prompt was too long to be read whole."""
+    width, height = picture.size
+    if max(width, height) > processor.max_aspect * min(width, height):
+        yield (
+            f"The picture is very elongated ({width} x {height}): only its middle part of "
+            f"{processor.max_aspect:g}:1 was scored, squeezed into a square."
+        )
+    if cut:
+        yield f"The prompt is long: only its first {processor.max_prompt_tokens} tokens were used."
+    if untrained:
+        yield "The score heads of this model have never been trained: its scores mean nothing."
+    if picture.distance > 1:
+        yield "The picture is unlike those the model was trained on: its scores are less certain."
 
 
 def _open(image: Any, prompt: str | None) -> "FailedAssessment | tuple[str, ReadImage | Picture, str | None]":

@@ -26,7 +26,7 @@ def srcc(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
 def plcc(predictions: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """Pearson's linear correlation, -1..1, higher is better; nan if either side is constant.
 
-    On the scores as they are: for VQEG's protocol, put them through `mint_iqa.logistic.fit_logistic` first.
+    On the scores as they are. VQEG's protocol maps them first: `mint_iqa.evaluation.logistic.fit_logistic`.
     """
     return _correlation(_pearson, predictions, labels)
 

@@ -44,7 +44,7 @@ FAULT_WORDS: dict[FaultName, tuple[str, ...]] = {
     "malformation": ("malformed in places", "warped in places", "misshapen in places"),
 }
 
-# Which faults explain which score; a wrong prompt is no fault of the picture.
+# Which faults explain which score; a wrong prompt is not a fault of the picture.
 EXPLAINED_BY: dict[Dimension, frozenset[FaultName]] = {
     "quality": frozenset({"blur", "noise", "compression", "darkness", "pixelation"}),
     "authenticity": frozenset({"malformation"}),

@@ -4,9 +4,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from mint_iqa import Assessor
 
 # Before torch, transformers or gradio are imported: they read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -74,3 +77,11 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_language: Pat
     from tests import tiny
 
     return tiny.save(tmp_path_factory.mktemp("checkpoint"), tiny_language)
+
+
+@pytest.fixture(scope="session")
+def nano() -> "Assessor":
+    """The shipped model on the CPU: one for all tests, which leave it as it is."""
+    from mint_iqa import Assessor
+
+    return Assessor.from_pretrained("nano", device="cpu")

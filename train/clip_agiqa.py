@@ -8,7 +8,7 @@
 
 Every round keeps other prompts apart: a fifth of the pictures tests, and an eighth of the others validates.
 After each epoch both are scored. The epoch is chosen by the validation pictures, and, to compare with
-published figures, by the test pictures themselves. A run that was cut off goes on with --resume.
+published figures, by the test pictures themselves. A run that was cut off continues with --resume.
 """
 
 import json

@@ -150,7 +150,7 @@ def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) ->
 def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:
     """Write beside the weights what the run learns from, and the pictures that it keeps apart (test.csv).
 
-    MintIQAError where a run goes on with other ratings than it began with.
+    MintIQAError where a run would continue with other ratings than it began with.
     """
     output = Path(recipe.output)
     bind(output, "ratings", ratings.digest())

@@ -144,7 +144,7 @@ def adapter_of(recipe: Stage2) -> Path | None:
     if not recipe.start or not own.is_dir():
         return None
     if (own / "config.json").is_file():
-        raise MintIQAError("bad_config", f"{own} is a whole LLM: stage 2 goes on from a LoRA adapter only.")
+        raise MintIQAError("bad_config", f"{own} is a whole LLM: stage 2 continues from a LoRA adapter only.")
     return own
 
 

@@ -90,7 +90,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Compared:
-    """One row of the comparison. `thumbnail` is a data address, empty for a file that is no picture."""
+    """One row of the comparison. `thumbnail` is a data address, empty for a file that is not a picture."""
 
     thumbnail: str
     record: Assessment | FailedAssessment
@@ -107,7 +107,7 @@ class Session:
     def show(self, assessor: Assessor, upload: Upload, prompt: str) -> Conversation:
         """The conversation about a picture: encoded if it is another one than before, scored if anything is.
 
-        Raises MintIQAError for a file that is no picture or an overlong prompt; nothing is shown then.
+        Raises MintIQAError for a file that is not a picture or an overlong prompt; nothing is shown then.
         """
         wanted = checked_prompt(prompt)
         with self._lock:
@@ -129,7 +129,7 @@ class Session:
             conversation.settle()
 
     def compare(self, assessor: Assessor, uploads: Sequence[Upload], prompt: str) -> Iterator[list[Compared]]:
-        """The rows so far, one more each time; a file that is no picture gets a row that says so.
+        """The rows so far, one more each time; a file that is not a picture gets a row that says so.
 
         Raises MintIQAError for no or too many files.
         """

@@ -53,7 +53,7 @@ def _offsets(reach: float) -> tuple[Floats, Floats]:
 
 
 def _convolve(pixels: Bytes, kernel: Floats) -> Bytes:
-    """Beyond the border the outermost pixels go on. By Fourier transform: the disks have up to 200 taps."""
+    """Beyond the border the outermost pixels repeat. By Fourier transform: the disks have up to 200 taps."""
     side = len(kernel) // 2
     wide = np.pad(pixels.transpose(2, 0, 1), ((0, 0), (side, side), (side, side)), "edge").astype(np.float32)
     size = [fft.next_fast_len(n, real=True) for n in wide.shape[1:]]

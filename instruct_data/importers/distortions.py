@@ -30,7 +30,7 @@ KADID_DISTORTIONS = (
 )  # fmt: skip
 # KADID-10k rates from 1 to 5 (its "dmos" rises with quality), and the file holds a fifth of that.
 KADID_RANGE = (0.2, 1.0)
-# LIVE publishes difference scores only (0 is no visible difference), and the file holds a hundredth of them.
+# LIVE publishes difference scores only (0: no visible difference), and the file holds a hundredth of them.
 LIVE_RANGE = (1.0, 0.0)
 CLIVE_RANGE = (0.0, 1.0)
 

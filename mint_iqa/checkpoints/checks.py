@@ -34,16 +34,16 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """config.json as a dict.
 
-    MintIQAError (`bad_checkpoint`) if it is no JSON, describes another model than `kind` (None: any), was
+    MintIQAError (`bad_checkpoint`) if it is not JSON, describes another model than `kind` (None: any), was
     written in a later form, or asks for sizes that no model has.
     """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        raise _bad(f"{path} is no readable config: {RENEW}") from None
+        raise _bad(f"{path} is not a readable config: {RENEW}") from None
     if not isinstance(config, dict):
-        raise _bad(f"{path} is no readable config: {RENEW}")
+        raise _bad(f"{path} is not a readable config: {RENEW}")
     if (folder / "adapter_config.json").exists():  # transformers would load the model that it names instead
         raise _bad(f"{folder} holds an adapter beside a whole model: remove one of them")
     found = config.get("model_type")
@@ -149,7 +149,7 @@ def _trouble(error: Exception) -> str:
     # By name: importing pickle for the sake of its exception would allow unpickling here.
     if type(error).__name__ == "UnpicklingError":
         return "holds other objects than tensors, which are never unpickled: save its state_dict() alone"
-    return "is no whole PyTorch checkpoint, as torch.save has written since version 1.6: download it again"
+    return "is not a complete PyTorch checkpoint (torch.save, 1.6 or later): download it again"
 
 
 def misfit(

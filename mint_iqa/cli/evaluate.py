@@ -35,7 +35,7 @@ def evaluate(
     Columns that are not named are looked for under usual names, such as mos_quality, mos_align and generator.
     """
     if not output.parent.is_dir() or (output.exists() and not output.is_dir()):
-        raise MintIQAError("bad_argument", f"--output {output} is no folder, nor can one be made there.")
+        raise MintIQAError("bad_argument", f"--output {output} is not a folder, and none can be made there.")
     from mint_iqa.evaluation.pairs import join  # here, so that --help need not wait for SciPy
     from mint_iqa.evaluation.report import write_report
     from mint_iqa.evaluation.results import evaluate as evaluated
@@ -47,7 +47,7 @@ def evaluate(
     }  # fmt: skip
     named = {key: column for key, column in given.items() if column}
     result = evaluated(join(scores, labels, named), folds)
-    console = Console(highlight=False, markup=False, emoji=False)  # names of others: :100: is no picture
+    console = Console(highlight=False, markup=False, emoji=False)  # names of others: :100: is not an emoji
     for name, judged in result.dimensions.items():
         for grid in grids(name, judged):
             console.print(rich_table(grid), "", sep="\n")

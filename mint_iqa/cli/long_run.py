@@ -1,4 +1,4 @@
-"""Scores of many images into a file: what is done stays done, whatever ends the run, and --resume goes on."""
+"""Scores of many images into a file: what is done stays done, and --resume continues from there."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -54,10 +54,10 @@ def score_into_file(
     except OSError as error:
         raise MintIQAError(
             "output_unwritable",
-            f"{error.filename or path} can't be written ({error.strerror}): --resume goes on from there.",
+            f"{error.filename or path} can't be written ({error.strerror}): --resume continues from there.",
         ) from None
     if stopped:
-        left = f"Stopped with {done.items} of {len(items)} done: the same command with --resume goes on."
+        left = f"Stopped with {done.items} of {len(items)} done: the same command with --resume continues."
         Console(stderr=True).print(left, soft_wrap=True, highlight=False)
         raise typer.Exit(INTERRUPTED)
     if done.failed:

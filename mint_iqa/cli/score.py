@@ -73,7 +73,7 @@ def score(
     """Score images on 0..100, higher is better, and say why.
 
     A manifest has the column image, and may have prompt; other columns become metadata. A run into a .jsonl,
-    .csv or .parquet file may be ended at any time, and goes on with --resume.
+    .csv or .parquet file may be ended at any time; --resume continues it.
     """
     check_choice(images, manifest, prompt)
     check_output(output, images, manifest)

@@ -46,7 +46,8 @@ def read_config(kind: type[C], path: Path) -> C:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise MintIQAError(
-            "bad_config", f"{path} is no CLIP-AGIQA config ({where}: {first['msg']}): convert or train again."
+            "bad_config",
+            f"{path} is not a CLIP-AGIQA config ({where}: {first['msg']}): convert or train again.",
         ) from None
 
 
@@ -64,9 +65,9 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
-    """The state dict in a published .pth file, of which no code is run; MintIQAError if there is none."""
+    """The state dict in a published .pth file, read without running code; MintIQAError if there is none."""
     if not path.is_file():
-        raise MintIQAError("weights_missing", f"{path} is no file: check the path.")
+        raise MintIQAError("weights_missing", f"{path} is not a file: check the path.")
     state = checks.read_state(path, mmap=False)
     checks.check_all_finite(state, path)
     return state
@@ -117,7 +118,7 @@ def _model_type(path: Path) -> str | None:
 
 
 def load_clip(source: str) -> CLIPModel:
-    """The CLIPModel in a folder or on the hub, float32; MintIQAError if that is no whole CLIP."""
+    """The CLIPModel in a folder or on the hub, float32; MintIQAError if that is not a complete CLIP."""
     if Path(source).is_dir():
         _check_backbone(Path(source))
     try:
@@ -129,7 +130,8 @@ def load_clip(source: str) -> CLIPModel:
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise MintIQAError(
-            "bad_checkpoint", f"{source} is no whole CLIP model ({missing[0]} is missing): download it again."
+            "bad_checkpoint",
+            f"{source} is not a complete CLIP model ({missing[0]} is missing): download it again.",
         )
     checks.check_finite(clip, source)
     return clip

@@ -134,7 +134,7 @@ class ClipAgiqa(nn.Module):
         """Embedded patches float[B, P, Dv] -> unit vectors float[B, D].
 
         The first prompt follows the patches, without positions, and passes through `ln_pre` with them; each
-        later one takes its place before its layer. After the last prompt, what has become of it goes on.
+        later one takes its place before its layer. After the last prompt, its output continues.
         """
         towers, end = self.towers, embeddings.shape[1]
         hidden = torch.cat([embeddings, *(_repeat(p, embeddings) for p in prompts[:1])], dim=1)
@@ -274,7 +274,7 @@ def convert_published(auxiliary: Path, target: Path, output: Path, backbone: str
     """Two published files (torch.save of one state dict each) -> a folder for `ClipAgiqa.from_pretrained`.
 
     backbone: folder or hub id of the CLIP that they were trained on. MintIQAError as in `from_published`,
-    and for a file that is no state dict or a folder that can't be written.
+    and for a file that is not a state dict or a folder that can't be written.
     """
     states = files.read_published(auxiliary), files.read_published(target)
     ClipAgiqa.from_published(files.load_clip(backbone), *states).save_pretrained(output)

@@ -61,7 +61,7 @@ def convert(
     """
     check_new(folder)
     if not source.is_file():
-        raise MintIQAError("checkpoint_missing", f"{source} is no file: check the path.")
+        raise MintIQAError("file_missing", f"{source} is not a file: check the path.")
     state = read_state(source, mmap=True)
     dims = read_dimensions(dimensions, state)
     read_by_whom = _read_tokenizers(tokenizers, dims) if tokenizers else {}

@@ -114,7 +114,7 @@ def read_dimensions(path: Path | None, state: State) -> Dimensions:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise MintIQAError(
-            "bad_config", f"--config {path} is no list of dimensions: {first['msg']} ({where})."
+            "bad_config", f"--config {path} is not a list of dimensions: {first['msg']} ({where})."
         ) from None
     qformer_vocab = dims.qformer_vocab or _rows(state, f"qformer1.{WORDS}")
     llm_vocab = dims.llm_vocab or _rows(state, f"{LLM}model.embed_tokens.weight")

@@ -229,5 +229,5 @@ def _origins(
         counts[key] = counts.get(key, 0) + tensor.numel()
     if language:
         counts["language", "language_model"] = sum(tensor.numel() for tensor in language.values())
-    # What `novelty` measures against is set when training ends, and is no weight.
+    # What `novelty` measures against is set when training ends; it is not a weight.
     return tuple(Origin(part, source, n) for (part, source), n in counts.items() if "familiar" not in part)

@@ -134,7 +134,7 @@ def _ratings(path: Path, findings: Findings) -> list[tuple[int, dict[str, str]]]
         with findings.at(line):
             rating = json.loads(text)
             if not isinstance(rating, dict) or not isinstance(rating.get("mos"), dict):
-                raise ValueError("it is no rating, which has an image and mos")
+                raise ValueError("it is not a rating, which has an image and mos")
             if unknown := rating["mos"].keys() - set(DIMENSIONS):
                 raise ValueError(f"{min(unknown)!r:.40} is none of {', '.join(DIMENSIONS)}")
             known = {key: value for key, value in (rating | rating["mos"]).items() if value is not None}

@@ -77,12 +77,12 @@ def read_scores(path: Path) -> tuple[list[Scored], int]:
         try:
             records += [adapter.validate_json(text)] if text.strip() else []
         except ValidationError:
-            findings.add(line, "it is no record of this version")
+            findings.add(line, "it is not a record of this version")
     findings.check("Write them anew with mint-iqa score --format jsonl")
     scored = [record for record in records if isinstance(record, Assessment | Answer)]
     if not scored:
         raise MintIQAError(
-            "no_scores", f"{path} holds no scores: write them with mint-iqa score --format jsonl."
+            "no_records", f"{path} holds no scores: write them with mint-iqa score --format jsonl."
         )
     return scored, len(records) - len(scored)
 

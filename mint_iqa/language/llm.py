@@ -19,7 +19,7 @@ from mint_iqa.language.loading import keep_gradients, load_llm, with_adapter
 
 MAX_NEW_TOKENS = 72
 Banned = Sequence[Sequence[int]]  # token sequences that an answer must not hold
-# Answers that have ended are dropped from a batch, which copies the cache, when only this share goes on.
+# Answers that have ended are dropped from a batch, which copies the cache, when only this share continues.
 KEPT_BUSY = 0.75
 
 
@@ -280,7 +280,7 @@ def completing(written: Sequence[int], sequences: Banned) -> list[int]:
 def lora_targets(model: nn.Module) -> list[str]:
     """Names of the linear layers inside the LLM's blocks, whatever its family calls them (for peft).
 
-    The layer that writes the vocabulary is no target. MintIQAError for a model without any.
+    The layer that writes the vocabulary is not a target. MintIQAError for a model without any.
     """
     head = model.get_output_embeddings()  # type: ignore[operator]
     linear = (

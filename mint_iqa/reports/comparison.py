@@ -81,7 +81,7 @@ def _change(run: Run, other: Run, rows: npt.NDArray[np.int64], name: Dimension) 
     if not both.any():
         return None
     rows, new, old = rows[both], new[both], old[both]
-    differences = np.round(new - old, 2)  # scores have two decimals: 0.3 - 0.2 is no other change than 0.1
+    differences = np.round(new - old, 2)  # scores have two decimals: 0.3 - 0.2 is the same change as 0.1
     prompts = [run.items[i].prompt for i in rows[:, 0]]
     return Change(
         rows,

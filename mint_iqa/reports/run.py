@@ -102,7 +102,7 @@ def _records(path: Path) -> Iterator[Assessment | FailedAssessment]:
                     if line.strip():
                         yield _RECORD.validate_json(line)
                 except ValidationError:
-                    findings.add(number, "it is no record of mint-iqa score of this version")
+                    findings.add(number, "it is not a record of mint-iqa score of this version")
     except OSError as error:
         unreadable(path, f"it can't be read ({error.strerror}), so check the path")
     findings.check("Write them anew with mint-iqa score --format jsonl")
@@ -116,7 +116,7 @@ def _check(run: Run, by: str | None, columns: set[str]) -> None:
     if by is not None and by != FOLDER and by not in columns:
         known = ", ".join([*sorted(columns), FOLDER])
         raise MintIQAError(
-            "no_column", f"{run.path} has no metadata {by!r:.100}: group by one of {known:.300}."
+            "missing_column", f"{run.path} has no metadata {by!r:.100}: group by one of {known:.300}."
         )
 
 

@@ -1,4 +1,4 @@
-"""JSON Lines that grow by whole batches, so that a run that was cut off goes on where it ended."""
+"""JSON Lines that grow by whole batches, so that a run that was cut off continues where it ended."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -70,7 +70,8 @@ def _record(path: Path, number: int, line: bytes) -> Scored:
         return SCORED.validate_json(line)
     except ValidationError:
         raise MintIQAError(
-            "resume_mismatch", f"{path} can't be resumed: line {number} is no record. Give another --output."
+            "resume_mismatch",
+            f"{path} can't be resumed: line {number} is not a record. Give another --output.",
         ) from None
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from instruct_data.damage.faults import apply_fault
-from mint_iqa import Assessor
 from mint_iqa.images import read_image
 from mint_iqa.metrics import srcc
 from train.data import pictures, sets
@@ -23,8 +22,10 @@ def rows(data_root):
 
 
 @pytest.fixture(scope="module")
-def nano():
-    return Assessor.from_pretrained("nano")
+def clean(nano, rows):
+    """Eight good pictures, and how they score."""
+    images = [read_image(row["path"]).rgb for row in rows if float(row["mos_quality"]) >= 3][:8]
+    return images, list(nano.assess_many([(image, None) for image in images]))
 
 
 def test_scores_follow_human_opinion_on_unseen_prompts(nano, rows):
@@ -35,12 +36,10 @@ def test_scores_follow_human_opinion_on_unseen_prompts(nano, rows):
 
 
 @pytest.mark.parametrize("fault", pictures.KADID_FAULTS)
-def test_a_strong_fault_lowers_quality_and_is_detected(nano, rows, fault):
+def test_a_strong_fault_lowers_quality_and_is_detected(nano, clean, fault):
     rng = np.random.default_rng(1)
-    good = [row for row in rows if float(row["mos_quality"]) >= 3][:8]
-    clean = [read_image(row["path"]).rgb for row in good]
-    faulted = [apply_fault(image, fault, 5, rng).image for image in clean]
-    before = list(nano.assess_many([(image, None) for image in clean]))
+    images, before = clean
+    faulted = [apply_fault(image, fault, 5, rng).image for image in images]
     after = list(nano.assess_many([(image, None) for image in faulted]))
     assert np.mean([a.scores.quality < b.scores.quality for a, b in zip(after, before, strict=True)]) >= 0.75
     family = {"compression", "pixelation"} if fault in ("compression", "pixelation") else {fault}

@@ -10,8 +10,7 @@ import jsonschema
 import pytest
 import torch
 
-from mint_iqa import Assessor
-from mint_iqa.records import schema
+from mint_iqa.records import LIBRARY_VERSION, schema
 from mint_iqa.vocabulary import LEVELS, level_of, named_faults
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,13 +19,8 @@ NANO = ROOT / "mint_iqa" / "weights" / "nano"
 
 
 @pytest.fixture(scope="module")
-def nano():
-    return Assessor.from_pretrained("nano")
-
-
-@pytest.fixture(scope="module")
-def demo():
-    """What `make demo` writes, by image and prompt."""
+def lines():
+    """What `make demo` writes, a record a line, from a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -37,11 +31,39 @@ def demo():
         "--explain",
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (
-        "Traceback" not in done.stderr and "Warning" not in done.stderr
-    )  # a first run shows conversion bars
-    records = [json.loads(line) for line in done.stdout.splitlines()]
+    # A first run shows conversion bars.
+    assert "Traceback" not in done.stderr and "Warning" not in done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def demo(lines):
+    """The same by image and prompt."""
+    records = [json.loads(line) for line in lines]
     return {(r["image"], r["prompt"]): r for r in records}
+
+
+def test_the_demo_says_what_it_said_in_version_0_1_0(lines):
+    """To the byte where the processor is of the same kind; elsewhere scores to their last digit."""
+    golden = (ROOT / "tests" / "golden" / "nano" / "demo.jsonl").read_text(encoding="utf-8")
+    before = golden.replace(
+        '"library_version":"0.1.0"', f'"library_version":"{LIBRARY_VERSION}"'
+    ).splitlines()
+    if torch.cpu._is_amx_tile_supported():
+        assert lines == before
+    for line, earlier in zip(lines, before, strict=True):
+        now, then = json.loads(line), json.loads(earlier)
+        assert now["levels"] == then["levels"] and now["image_sha256"] == then["image_sha256"]
+        for name, score in then["scores"].items():
+            assert now["scores"][name] == pytest.approx(score, abs=0.02)
+
+
+def test_the_same_call_gives_the_same_bytes_from_this_process_and_another(nano, lines):
+    (line,) = (line for line in lines if "coffee_blurred" in line)
+    record = json.loads(line)
+    picture = EXAMPLES / record["image"]
+    again = nano.assess(picture, record["prompt"], explain=True).with_origin(record["image"], None)
+    assert again.model_dump_json() == line
 
 
 def of(demo, image):
@@ -84,22 +106,6 @@ def test_a_named_fault_is_a_detected_fault_and_level_words_follow_the_scores(dem
                 level for level in LEVELS if f"{name} is {level}" in record["explanation"]["overall"].lower()
             }
             assert said <= {level_of(score)}
-
-
-def test_a_score_does_not_depend_on_batch_neighbors_or_history(nano):
-    paths = sorted(EXAMPLES.glob("*.jpg"))
-    prompts = [
-        "a cup of coffee",
-        None,
-        "a photograph of a very tall rocket on its launch pad at dusk, wide angle",
-    ]
-    items = [(path, prompts[i % 3]) for i, path in enumerate(paths)]
-    alone = [nano.assess(path, prompt, explain=False).scores for path, prompt in items]
-    "".join(nano.ask(paths[0], "Why does it score low?"))
-    for size in (2, 5):
-        for one, record in zip(alone, nano.assess_many(items, batch_size=size), strict=True):
-            for name, score in record.scores:
-                assert score == pytest.approx(getattr(one, name), abs=0.01)  # 1e-4 on the 0..1 scale
 
 
 def test_the_streamed_answer_is_the_whole_answer(nano):

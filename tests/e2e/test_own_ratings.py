@@ -1,15 +1,20 @@
 """The README's walk-through for one's own ratings, as it stands there, with the shipped model."""
 
 import json
-import os
 import re
-import subprocess
+import shlex
 import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
+
+from mint_iqa import cli
+from train import finetune
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTION = (
@@ -43,17 +48,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(folder: Path) -> list[str]:
-    """What each command prints."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    printed = []
-    for line in COMMANDS.splitlines():
-        done = subprocess.run(
-            line, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout)
-    return printed
+    """What each command prints; both run in this process, which has torch already."""
+    learn, score = (shlex.split(line) for line in COMMANDS.splitlines())
+    assert learn[:3] == ["python", "-m", "train.finetune"] and score[0] == "mint-iqa"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", learn[2:])
+        return [printed(finetune.main), printed(lambda: cli.main(score[1:]))]
+
+
+def printed(command: Callable[[], int]) -> str:
+    with redirect_stdout(TextIOWrapper(BytesIO(), encoding="utf-8", write_through=True)) as out:
+        assert command() == 0
+        out.seek(0)
+        return out.read()
 
 
 def test_the_table_in_the_readme_has_the_columns_that_the_command_reads() -> None:

@@ -1,4 +1,7 @@
-"""Two processes learn what one learns: torchrun, and DeepSpeed's ZeRO 1 to 3, on CPU."""
+"""Two processes learn what one learns: torchrun, and DeepSpeed's ZeRO 1 to 3, on CPU.
+
+Each launcher starts its two processes once, and they make one run after the other (tests/several_runs.py).
+"""
 
 import json
 import os
@@ -6,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -74,29 +77,54 @@ def prompts(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClipAgiqa
     return recipe
 
 
-@pytest.fixture
-def its_pictures(prompts: ClipAgiqaRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINT_IQA_DATA", str(Path(prompts.output).parent))
-
-
 def losses(output: str | Path) -> list[float]:
     (state,) = Path(output).glob("checkpoint-*/trainer_state.json")
     return [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
 
 
-def launched(launcher: list[str], recipe: Optimization, output: Path, *arguments: str) -> Path:
-    """Run the recipe into `output` by two processes, as the documentation says."""
-    file = output.with_suffix(".yaml")
-    file.write_text(yaml.safe_dump(asdict(recipe)))
-    module = MODULES[type(recipe)]
+@dataclass(frozen=True)
+class Job:
+    """A recipe to run into `output`, with options of its command."""
+
+    recipe: Optimization
+    output: Path
+    options: tuple[str, ...] = ()
+    data: Path | None = None  # None: the world's
+
+    def arguments(self) -> list[str]:
+        file = self.output.parent / f"{self.output.name}-{len(list(self.output.parent.glob('*.yaml')))}.yaml"
+        file.write_text(yaml.safe_dump(asdict(self.recipe)))
+        return [str(file), "--set", f"output={self.output}", *self.options]
+
+
+def launch(launcher: list[str], world: World, jobs: list[Job]) -> None:
+    """Every job in turn, in the same two processes, which are started as the documentation says."""
+    listed = [
+        {
+            "module": MODULES[type(job.recipe)],
+            "arguments": job.arguments(),
+            "data": str(job.data or world.data),
+        }
+        for job in jobs
+    ]
+    file = jobs[0].output.parent / "jobs.json"
+    file.write_text(json.dumps(listed))
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTHONPATH": str(REPOSITORY), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
-        [sys.executable, "-m", *launcher, module, str(file), "--set", f"output={output}", *arguments],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600,
+        [sys.executable, "-m", *launcher, "tests.several_runs", str(file)],
+        cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return output
+
+
+def prompt_jobs(prompts: ClipAgiqaRecipe, output: Path, *options: str) -> list[Job]:
+    """A run that is stopped after 5 of 14 steps a round, and its continuation."""
+    data = Path(prompts.output).parent
+    return [
+        Job(replace(prompts, stop_after=5), output, options, data),
+        Job(prompts, output, (*options, "--resume"), data),
+    ]
 
 
 def assert_same_run(output: Path, recipe: Optimization) -> None:
@@ -107,10 +135,6 @@ def assert_same_run(output: Path, recipe: Optimization) -> None:
     assert single.keys() == shared.keys()
     # Saved in float16, where a number may lie one step of 2**-10 of its size away.
     assert all(torch.allclose(single[k].float(), shared[k].float(), atol=CLOSE, rtol=2**-10) for k in single)
-
-
-def test_torchrun_learns_what_one_process_learns(first: Stage1, tmp_path: Path) -> None:
-    assert_same_run(launched(TORCHRUN, first, tmp_path / "run"), first)
 
 
 def assert_same_rounds(output: Path, recipe: ClipAgiqaRecipe) -> None:
@@ -125,46 +149,69 @@ def assert_same_rounds(output: Path, recipe: ClipAgiqaRecipe) -> None:
         assert all(torch.allclose(weights[0][k], weights[1][k], atol=CLOSE) for k in weights[0])
 
 
-@pytest.mark.usefixtures("its_pictures")
+@pytest.fixture(scope="module")
+def with_torchrun(
+    world: World, first: Stage1, prompts: ClipAgiqaRecipe, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The outputs of torchrun's processes."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    launch(TORCHRUN, world, [*prompt_jobs(prompts, folder / "prompts"), Job(first, folder / "scores")])
+    return folder
+
+
+def test_torchrun_learns_what_one_process_learns(first: Stage1, with_torchrun: Path) -> None:
+    assert_same_run(with_torchrun / "scores", first)
+
+
 def test_torchrun_learns_the_prompts_that_one_process_learns(
-    prompts: ClipAgiqaRecipe, tmp_path: Path
+    prompts: ClipAgiqaRecipe, with_torchrun: Path
 ) -> None:
-    output = launched(TORCHRUN, replace(prompts, stop_after=5), tmp_path / "run")  # of 14 steps a round
-    launched(TORCHRUN, prompts, output, "--resume")
-    assert_same_rounds(output, prompts)
+    assert_same_rounds(with_torchrun / "prompts", prompts)
 
 
-@pytest.fixture
-def compiler() -> None:
-    """DeepSpeed on CPU compiles a kernel once; a machine of CI has what that takes (`make compiler`)."""
+@pytest.fixture(scope="module")
+def with_deepspeed(
+    world: World,
+    first: Stage1,
+    second: Stage2,
+    prompts: ClipAgiqaRecipe,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The outputs of DeepSpeed's processes, which compile a kernel once.
+
+    A machine of CI has what that takes (`make compiler`).
+    """
     if not shutil.which(os.environ.get("CXX", "c++")):
         if os.environ.get("CI") == "true":
             pytest.fail("no C++ compiler: run `make compiler`")
         pytest.skip("no C++ compiler, which DeepSpeed on CPU needs: make compiler")
+    folder = tmp_path_factory.mktemp("deepspeed")
+
+    def zero(stage: int) -> tuple[str, str]:
+        return "--deepspeed", f"configs/deepspeed/zero{stage}.json"
+
+    jobs = [Job(first, folder / f"scores{stage}", zero(stage)) for stage in (2, 3)]
+    for stage in (1, 2):
+        jobs += prompt_jobs(prompts, folder / f"prompts{stage}", *zero(stage))
+    jobs += [Job(second, folder / "answers3", zero(3)), Job(first, folder / "scores1", zero(1))]
+    launch(DEEPSPEED, world, jobs)
+    return folder
 
 
-@pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("zero", [1, 2, 3])
-def test_zero_learns_what_one_process_learns(first: Stage1, tmp_path: Path, zero: int) -> None:
-    config = f"configs/deepspeed/zero{zero}.json"
-    assert_same_run(launched(DEEPSPEED, first, tmp_path / "run", "--deepspeed", config), first)
+def test_zero_learns_what_one_process_learns(first: Stage1, with_deepspeed: Path, zero: int) -> None:
+    assert_same_run(with_deepspeed / f"scores{zero}", first)
 
 
-@pytest.mark.usefixtures("compiler", "its_pictures")
 @pytest.mark.parametrize("zero", [1, 2])
 def test_zero_learns_the_prompts_that_one_process_learns(
-    prompts: ClipAgiqaRecipe, tmp_path: Path, zero: int
+    prompts: ClipAgiqaRecipe, with_deepspeed: Path, zero: int
 ) -> None:
-    options = ["--deepspeed", f"configs/deepspeed/zero{zero}.json"]
-    output = launched(DEEPSPEED, replace(prompts, stop_after=5), tmp_path / "run", *options)
-    launched(DEEPSPEED, prompts, output, *options, "--resume")
-    assert_same_rounds(output, prompts)
+    assert_same_rounds(with_deepspeed / f"prompts{zero}", prompts)
 
 
-@pytest.mark.usefixtures("compiler")
-def test_zero_3_teaches_the_language_model_as_one_process_does(second: Stage2, tmp_path: Path) -> None:
-    config = "configs/deepspeed/zero3.json"
-    output = launched(DEEPSPEED, second, tmp_path / "run", "--deepspeed", config)
+def test_zero_3_teaches_the_language_model_as_one_process_does(second: Stage2, with_deepspeed: Path) -> None:
+    output = with_deepspeed / "answers3"
     assert_same_run(output, second)
     adapters = [
         load_file(Path(run) / "model/language/adapter_model.safetensors") for run in (second.output, output)

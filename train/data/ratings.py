@@ -153,7 +153,7 @@ def _check(path: Path, records: Sequence[RatedImage], folder: Path, hashes: Mapp
     if missing := [r.image for r in records if r.image not in hashes]:
         raise MintIQAError(
             "image_missing",
-            f"{missing[0]!r:.200} of {path} is no file in {folder} ({len(missing)} of {len(records)} are "
+            f"{missing[0]!r:.200} of {path} was not found in {folder} ({len(missing)} of {len(records)} are "
             "missing): correct the names, or give the folder with images=FOLDER.",
         )
     if blind := [r.image for r in records if "correspondence" in r.mos and not r.prompt]:

@@ -66,7 +66,7 @@ def begin(recipe: Optimization, resume: bool, folder: Path | None = None) -> Pat
 def bind(output: Path, what: str, digest: str) -> None:
     """Write beside the weights a digest of what the run learns from, called `what`.
 
-    MintIQAError where a run would go on with other data than it began with.
+    MintIQAError where a run would continue with other data than it began with.
     """
     path = output / f"{what}.sha256"
     if checkpoints(output) and path.exists() and path.read_text(encoding="utf-8") != digest:

@@ -47,7 +47,7 @@ class Stage1(Optimization, HeldOut):
 
     trains: list[str] = field(default_factory=lambda: list(STAGE1_TRAINS))
     output: str = "runs/end_to_end"
-    # A config to start from its parts, or a checkpoint to go on from: a preset, a folder, a hub id.
+    # A config to start from its parts, or a checkpoint to continue from: a preset, a folder, a hub id.
     model: str = "configs/nano/model.json"
     head_learning_rate: float = 6e-4  # of all else that trains: heads, shortcut, read-out, projections
     tower_learning_rate: float = 1e-4  # of the vision tower's last block
@@ -196,7 +196,9 @@ class Stage2(Optimization):
     trains: list[str] = field(default_factory=lambda: list(STAGE2_TRAINS))
     output: str = "runs/explain"
     stage1: str = "runs/match"  # a finished stage-1 run: its model and its split
-    start: str | None = None  # in place of it: a model that explains already (nano, a folder), to go on from
+    start: str | None = (
+        None  # in place of it: a model that explains already (nano, a folder), to continue from
+    )
     weight_decay: float = 0.01
     examples: int = 8000
     instructions: str | None = None  # in place of examples: samples of instruct_data, file or folder

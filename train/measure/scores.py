@@ -63,7 +63,9 @@ class Rater:
             for results, texts in zip(found, prompts, strict=True):
                 text = self.processor.tokenize(texts[part])
                 output = self.model.score(encoded, text.ids, text.mask)
-                faults = output.scores[:, :0] if output.faults is None else output.faults.sigmoid()
+                faults = torch.empty(len(output.scores), 0)
+                if output.faults is not None:
+                    faults = output.faults.sigmoid()
                 results.append((output.scores.clamp(0, 1) * 100, faults))
         return [
             (np.concatenate([s for s, _ in r]).astype(float), np.concatenate([f for _, f in r]).astype(float))
@@ -119,7 +121,9 @@ def _faults(rater: Rater, images: list[Image.Image], prompts: list[str]) -> dict
         ladder.append({
             "quality": [[quality[0], *quality[1 + 5 * k : 6 + 5 * k]] for k in range(len(KADID_FAULTS))],
             "clean_faults": found[0].tolist(),
-            "faults": [[found[1 + 5 * k + level].tolist() for level in range(5)] for k in range(len(KADID_FAULTS))],
+            "faults": [
+                [found[1 + 5 * k + level].tolist() for level in range(5)] for k in range(len(KADID_FAULTS))
+            ],
         })  # fmt: skip
     return {"ladder": ladder}
 

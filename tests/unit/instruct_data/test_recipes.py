@@ -1,16 +1,29 @@
 """Recipes: every one in the repository loads, and what is wrong with one is said by name."""
 
+import re
 from argparse import ArgumentParser
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from instruct_data.build import Build
 from instruct_data.recipes import add_recipe, read_settings
 from mint_iqa.errors import MintIQAError
 from train.clip_agiqa import ClipAgiqaRecipe
-from train.engine.recipes import Optimization, Stage1, Stage2
+from train.engine.recipes import (
+    Align,
+    FrozenFit,
+    HeadLoss,
+    Match,
+    Optimization,
+    OwnUnitsFit,
+    Stage1,
+    Stage2,
+    Tower,
+    Tune,
+)
 from train.finetune import Finetune
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -29,14 +42,17 @@ def problem(path: Path, overrides: list[str] | None = None) -> MintIQAError:
     return caught.value
 
 
+COMMANDS = {
+    Stage1: "train.stage1", Stage2: "train.stage2", Align: "train.align", Tune: "train.tune",
+    Match: "train.match", Finetune: "train.finetune", Build: "instruct_data build",
+    ClipAgiqaRecipe: "train.clip_agiqa",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    commands = {
-        Stage1: "train.stage1", Stage2: "train.stage2", Finetune: "train.finetune",
-        Build: "instruct_data build", ClipAgiqaRecipe: "train.clip_agiqa",
-    }  # fmt: skip
-    (kind,) = [k for k, command in commands.items() if f"python -m {command} configs/{name}" in text]
+    (kind,) = [k for k, command in COMMANDS.items() if f"python -m {command} configs/{name}" in text]
     settings = read_settings(kind, CONFIGS / name)
     assert settings.output.startswith("runs/")
     if kind is not Build:
@@ -45,24 +61,26 @@ def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
         assert settings.trains
 
 
-def test_there_are_recipes() -> None:
-    assert {"nano/pretrain.yaml", "nano/stage1.yaml", "nano/stage2.yaml"} <= set(RECIPES)
+@pytest.mark.parametrize(("name", "kind"), [("align", Align), ("tune", Tune), ("match", Match)])
+def test_the_shipped_recipes_name_every_setting_and_their_values_are_the_defaults(
+    name: str, kind: type
+) -> None:
+    path = CONFIGS / "nano" / f"{name}.yaml"
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    defaults = asdict(kind())
+    assert set(written) == set(defaults) - {"leave_out"}
+    groups = [key for key, value in written.items() if isinstance(value, dict)]
+    assert all(set(written[key]) == set(defaults[key]) for key in groups)
+    assert asdict(read_settings(kind, path)) == defaults | ({"test_fold": 0} if kind is Tune else {})
 
 
-def test_each_recipe_starts_where_the_one_before_it_ends() -> None:
-    pretrain, first = (read_settings(Stage1, CONFIGS / f"nano/{n}.yaml") for n in ("pretrain", "stage1"))
-    second = read_settings(Stage2, CONFIGS / "nano/stage2.yaml")
-    assert pretrain.model == "configs/nano/model.json" and (CONFIGS.parent / pretrain.model).is_file()
-    between = f"python -m train.align {pretrain.output} --output {Path(first.model).parent}"
-    assert between in (CONFIGS / "nano/pretrain.yaml").read_text(encoding="utf-8")
-    assert second.stage1 == first.output
-
-
-def test_every_setting_is_read_by_some_recipe() -> None:
-    code = "".join(path.read_text(encoding="utf-8") for path in (CONFIGS.parent / "train").glob("*.py"))
-    kinds = (Stage1, Stage2, ClipAgiqaRecipe)
-    unread = [name for kind in kinds for name in asdict(kind()) if f"recipe.{name}" not in code]
-    assert unread == []
+def test_every_setting_is_read_by_some_command() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (CONFIGS.parent / "train").rglob("*.py"))
+    kinds = (Stage1, Stage2, ClipAgiqaRecipe, Align, Tune, Match, Tower, HeadLoss, FrozenFit, OwnUnitsFit)
+    names = {f.name for kind in kinds for f in fields(kind)}
+    assert [
+        name for name in names if not re.search(rf"(?:recipe|settings|wanted|kept|lora|s)\.{name}\b", code)
+    ] == []
 
 
 def test_an_empty_recipe_is_the_default(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_chat_model_can_be_asked_instead(rated, tiny_language):
 
 def test_a_folder_without_a_chat_model_is_named(rated, tmp_path, capsys):
     assert main(["segment", str(rated), "--output", "x", "--model", str(tmp_path)]) == 2
-    assert f"{tmp_path} is no chat model" in capsys.readouterr().err
+    assert f"{tmp_path} is not a chat model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

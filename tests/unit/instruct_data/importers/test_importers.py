@@ -399,7 +399,7 @@ def test_a_table_without_scores_is_an_error(run, tmp_path):
 
 def test_a_reader_that_has_had_enough_ends_the_command_quietly():
     command = f"{sys.executable} -m instruct_data schema | true"
-    done = subprocess.run(command, shell=True, cwd=LABELS.parents[2], capture_output=True, text=True)
+    done = subprocess.run(command, shell=True, cwd=LABELS.parents[1], capture_output=True, text=True)
     assert done.stderr == ""
 
 

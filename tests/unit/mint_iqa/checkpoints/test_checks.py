@@ -308,7 +308,7 @@ def test_a_packed_file_is_refused_before_it_is_unpacked(tmp_path):
         for name in plain.namelist():
             packed.writestr(name, plain.read(name))
     assert read_state(tmp_path / "plain.pt", False).keys() == {"a"}
-    assert "no whole PyTorch checkpoint" in refusal(read_state, tmp_path / "packed.pt", False)
+    assert "not a complete PyTorch checkpoint" in refusal(read_state, tmp_path / "packed.pt", False)
 
 
 @pytest.mark.parametrize("name", ["vision_layers", "vision_width", "llm_layers", "query_tokens"])

@@ -257,4 +257,4 @@ def test_more_folds_than_prompts_are_refused(tmp_path, capsys):
 def test_an_output_that_can_be_no_folder_is_refused_before_anything_is_read(tmp_path, capsys):
     for target in (tmp_path / "missing" / "out", Path(__file__)):
         assert cli.main(["evaluate", "a", "b", "--output", str(target)]) == 2
-        assert "is no folder, nor can one be made there" in " ".join(capsys.readouterr().err.split())
+        assert "is not a folder, and none can be made there" in " ".join(capsys.readouterr().err.split())

@@ -148,7 +148,7 @@ def change(folder, how):
     [
         ("fewer images", "more than the 10 images"),
         ("another image", "pictures/broken.png' where this run has 'pictures/a.png'"),
-        ("no record", "line 1 is no record"),
+        ("no record", "line 1 is not a record"),
         ("other weights", "scores by"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     content = GOLDEN.read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
     code, message = refusal(tmp_path / "cut.pt", tmp_path / "out", DIMS)
-    assert code == "bad_checkpoint" and "cut.pt is no whole PyTorch checkpoint" in message
+    assert code == "bad_checkpoint" and "cut.pt is not a complete PyTorch checkpoint" in message
 
 
 class Innocent:
@@ -165,7 +165,7 @@ def test_a_file_that_is_no_single_state_dict_is_refused(tmp_path, content):
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):
-    assert refusal(tmp_path / "none.pt", tmp_path / "out", DIMS)[0] == "checkpoint_missing"
+    assert refusal(tmp_path / "none.pt", tmp_path / "out", DIMS)[0] == "file_missing"
 
 
 def test_a_missing_config_is_refused(tmp_path):

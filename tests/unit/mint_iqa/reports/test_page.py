@@ -245,7 +245,7 @@ def test_a_hundred_thousand_points_are_drawn_as_cells(report):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b'{"image": "a.png"}\n', "1 problem: line 1: it is no record"),
+        (b'{"image": "a.png"}\n', "1 problem: line 1: it is not a record"),
         (b"[]\n{\xff}\n", "2 problems: line 1"),
         (b"", "holds no records"),
         (None, "No such file"),
@@ -264,7 +264,7 @@ def test_what_is_no_run_ends_in_one_sentence(tmp_path, capsys, content, words):
 def test_a_line_torn_by_a_kill_is_named(tmp_path):
     path = write(tmp_path / "scores.jsonl", *[scored(f"{i}.png", 50) for i in range(3)])
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(MintIQAError, match="1 problem: line 3: it is no record") as caught:
+    with pytest.raises(MintIQAError, match="1 problem: line 3: it is not a record") as caught:
         read_run(path)
     assert caught.value.code == "unusable_lines"
 
