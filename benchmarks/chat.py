@@ -1,11 +1,11 @@
-"""Eight people at once on the chat page: what they wait for, and whether each gets what is theirs.
+"""python benchmarks/chat.py                           # 2 minutes of load, then a table
+python benchmarks/chat.py --clients 1 --seconds 20  # the waiting times of one person alone
 
-    python benchmarks/chat.py                           # 2 minutes of load, then a table
-    python benchmarks/chat.py --clients 1 --seconds 20  # what one person alone waits for
+Eight people at once on the chat page: their waiting times, and lost or mixed-up answers.
 
-Serves nano in a process of its own. Each client uploads its picture, has it scored and asks about it, again
-and again. Two clients share each picture, so every answer has a second one it must equal: a lost or mixed
-answer shows. Exit code 1 if there was one.
+It serves nano in a separate process. Each client uploads its picture, gets a score and asks a question, again
+and again. Two clients share each picture, so their answers must be equal. The exit code is 1 if an answer is
+lost or mixed up.
 """
 
 import argparse
@@ -28,7 +28,7 @@ QUESTION = "Why is the quality low?"
 
 
 class Tally:
-    """What all clients saw."""
+    """Times, answers and counts of all clients."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -46,7 +46,7 @@ class Tally:
 
 
 def one_round(url: str, picture: str, tally: Tally) -> None:
-    """A visit: a fresh client, one upload, one score, one answer."""
+    """One visit by a new client: one upload, one score, one answer."""
     client = Client(url, verbose=False)
     path = EXAMPLES / picture
     start = time.perf_counter()
@@ -60,7 +60,7 @@ def one_round(url: str, picture: str, tally: Tally) -> None:
     steps = iter(client.submit(handle_file(path), QUESTION, "a picture", [], api_name="/ask"))
     text = next(steps)
     tally.time("first word", start)
-    for text in steps:  # noqa: B007, the last is the whole answer
+    for text in steps:  # noqa: B007, the last one is the whole answer
         pass
     tally.time("whole answer", start)
     with tally.lock:
@@ -72,7 +72,7 @@ def visit(url: str, picture: str, until: float, tally: Tally) -> None:
     while time.perf_counter() < until:
         try:
             one_round(url, picture, tally)
-        except AppError:  # told to try again, which the next round does
+        except AppError:  # the server is busy: the next round tries again
             tally.add("rejected")
             time.sleep(1)
         except Exception as error:
@@ -92,7 +92,7 @@ def serve() -> tuple[subprocess.Popen[bytes], str]:
         if server.poll() is not None:
             break
         time.sleep(0.2)
-    raise SystemExit("the page did not start")
+    raise SystemExit("The page did not start.")
 
 
 def report(clients: int, tally: Tally, before: float, after: float) -> None:
@@ -107,15 +107,15 @@ def report(clients: int, tally: Tally, before: float, after: float) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120.0, help="how long new rounds begin")
-    parser.add_argument("--clients", type=int, default=8)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("--seconds", type=float, default=120.0, help="time in which new rounds start")
+    parser.add_argument("--clients", type=int, default=8, help="people at once")
     options = parser.parse_args()
     server, url = serve()
     try:
         memory = psutil.Process(server.pid).memory_info
         tally = Tally()
-        one_round(url, PICTURES[0], Tally())  # warm
+        one_round(url, PICTURES[0], Tally())  # the first round is slower
         before = memory().rss / 1e6
         until = time.perf_counter() + options.seconds
         people = [

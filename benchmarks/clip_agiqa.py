@@ -1,11 +1,12 @@
-"""How long CLIP-AGIQA takes for a picture of 512 x 512: the published schedule against ours.
+"""python benchmarks/clip_agiqa.py    # half a minute; prints a table, writes nothing
 
-    python benchmarks/clip_agiqa.py            # half a minute; prints a table, writes nothing
+The time of CLIP-AGIQA for a picture of 512 x 512, with the published schedule and with ours.
 
-The published schedule takes one crop after the other, and for each it encodes all four sentences at all 77
-positions, fuses the prompts and runs both tasks. Ours computes once what does not come from the picture,
-takes crops in batches, and runs the alignment task when asked. Both run the same code on the same random
-weights of CLIP ViT-B/32. Seconds are CPU time of one thread: a busy machine does not change them.
+The published schedule processes one crop after another. For each it encodes all four sentences at all 77
+positions, fuses the prompts and runs both tasks. Our schedule computes everything that does not depend on the
+picture once, processes crops in batches, and runs the alignment task only on request. Both run the same code
+on the same random weights of CLIP ViT-B/32. Seconds are CPU time of one thread, which a busy machine does not
+change.
 """
 
 import time
@@ -26,7 +27,7 @@ SIDE = 512
 
 
 def padded(words: Antonyms, length: int) -> Antonyms:
-    """Zeros after the end token, as the published tokenizer leaves them."""
+    """Add zeros after the end token, like the published tokenizer."""
     first, second = ((*ids, *[0] * (POSITIONS - length - len(ids))) for ids in words.ids)
     return replace(words, ids=(first, second))
 
@@ -47,7 +48,7 @@ def build() -> tuple[ClipAgiqa, ClipAgiqa]:
 def published_schedule(model: ClipAgiqa, image: np.ndarray) -> ClipAgiqaOutput:
     outputs = []
     for crop in crops(image):
-        model.eval()  # forgets text features and fused prompts
+        model.eval()  # drops the cached text features and fused prompts
         outputs.append(model(crop[None]))
     perceptual, alignment = (
         torch.cat(values).mean(dim=0, keepdim=True) for values in zip(*outputs, strict=True)
@@ -57,7 +58,7 @@ def published_schedule(model: ClipAgiqa, image: np.ndarray) -> ClipAgiqaOutput:
 
 def measure(name: str, schedule: Callable[[np.ndarray], ClipAgiqaOutput]) -> tuple[float, ClipAgiqaOutput]:
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    schedule(image[:224, :224])  # the first picture of a run fills caches, ours and the processor's
+    schedule(image[:224, :224])  # the first picture fills our caches and those of the processor
     start = time.process_time()
     output = schedule(image)
     seconds = time.process_time() - start

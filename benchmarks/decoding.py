@@ -1,11 +1,11 @@
-"""How fast answers are written with the LLM in int8, and whether they say the same.
+"""python benchmarks/decoding.py               # minutes on one thread; prints two tables, writes nothing
+python benchmarks/decoding.py --levels 2 4  # more pictures
 
-    python benchmarks/decoding.py              # some minutes on one thread; prints two tables, writes nothing
-    python benchmarks/decoding.py --levels 2 4 # more pictures
+The speed of answers from the LLM in int8, and their agreement with float32.
 
-Speed: one decoding step in float32 and in int8 by turns, in CPU time of one thread, so that a busy machine
-slows both. Agreement: all four answers to clean pictures and to the same with each fault. Two answers agree
-if they name the same faults and use the same level words in the same order.
+Speed: single decoding steps in float32 and in int8 take turns, in CPU time of one thread, so that a busy
+machine slows both. Agreement: all four answers about clean pictures and about the same pictures with each
+fault. Two answers agree if they name the same faults and use the same level words in the same order.
 """
 
 import argparse
@@ -32,14 +32,14 @@ CLEAN = {
     "coffee": "a cup of coffee on a wooden table",
     "rocket": "a rocket on its launch pad at dusk",
 }
-PREFIX = 80  # tokens that an answer usually stands behind
+PREFIX_TOKENS = 80  # the usual length of what the LLM reads before an answer
 ROUNDS, STEPS = 4, 6
 
 
 def step_seconds(language: LanguageModel, batch: int) -> list[float]:
-    """CPU seconds of single decoding steps; the first, which reads the prefix, is not one."""
+    """CPU seconds of single decoding steps, without the first, which reads the prefix."""
     width = language.model.get_input_embeddings().weight.shape[1]
-    prefixes = list(0.1 * torch.randn(batch, PREFIX, width))
+    prefixes = list(0.1 * torch.randn(batch, PREFIX_TOKENS, width))
     steps = language.decode(prefixes, max_new_tokens=STEPS + 1, ignore_eos=True)
     next(steps)
     seconds = []
@@ -76,7 +76,7 @@ def test_set(levels: list[int]) -> list[tuple[Image.Image, str]]:
 
 
 def answers(assessor: Assessor, items: list[tuple[Image.Image, str]]) -> tuple[list[str], float]:
-    """All answers, and the CPU seconds they took with everything before them."""
+    """All answers, and the CPU seconds of everything up to them."""
     start, texts = time.process_time(), []
     for record in assessor.assess_many(items, batch_size=1, explain=True):
         assert isinstance(record, Assessment) and record.explanation is not None
@@ -109,8 +109,10 @@ def agreement(assessor: Assessor, plain: LanguageModel, small: LanguageModel, le
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--levels", type=int, nargs="+", default=[4], choices=range(1, 6))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument(
+        "--levels", type=int, nargs="+", default=[4], choices=range(1, 6), help="levels of the faults"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     assessor = Assessor.from_pretrained("nano", device="cpu")

@@ -1,11 +1,11 @@
-"""How long scores with all four answers take: the published schedule against ours, in one run.
+"""python benchmarks/explaining.py    # a few minutes on one thread; prints a table, writes nothing
 
-    python benchmarks/explaining.py            # a few minutes on one thread; prints a table, writes nothing
+The time of scores with all four answers, with the published schedule and with ours.
 
-The published schedule asks one question after the other of one picture after the other, and for each runs
-both towers, both Q-Formers and the LLM in float32 from the start. Ours encodes a picture once for scores and
-answers, and writes the answers to all pictures of a batch together. Same weights; equal texts are counted.
-Seconds are CPU time of one thread: a busy machine changes them less than the clock's.
+The published schedule asks one question after another about one picture after another. For each it runs both
+towers, both Q-Formers and the LLM in float32. Our schedule encodes a picture once for scores and answers, and
+generates the answers about all pictures of a batch together. Both use the same weights, and equal texts are
+counted. Seconds are CPU time of one thread, which a busy machine changes less than wall-clock time.
 """
 
 import argparse
@@ -29,14 +29,14 @@ MATMUL = 2048
 
 
 def published(assessor: Assessor, paths: list[Path]) -> list[list[str]]:
-    """Answers by picture and question."""
+    """The answers of the published schedule, by picture and question."""
     texts = []
     for path in paths:
         texts.append([])
         for question in QUESTIONS.values():
             opened = read_image(path)
             rated = assessor.rate([(assessor.read(opened), PROMPT)])[0]
-            assessor.read(opened)  # the second tower
+            assessor.read(opened)  # again, in place of the second tower
             prefix = assessor.llm_input(rated, question, ())
             texts[-1] += assessor.language_model().answers([prefix], [assessor.banned_sequences(rated)])
     return texts
@@ -53,7 +53,7 @@ def ours(assessor: Assessor, paths: list[Path]) -> list[list[str]]:
 
 
 def timed(job: Callable[..., Any], *arguments: object) -> tuple[float, Any]:
-    """CPU seconds and the result."""
+    """The CPU seconds and the result of a call."""
     start = time.process_time()
     result = job(*arguments)
     return time.process_time() - start, result
@@ -74,7 +74,7 @@ def answers(assessor: Assessor, count: int) -> None:
 
 @torch.inference_mode()
 def towers(assessor: Assessor) -> None:
-    """Both towers' image_embeds, no LLM, where they share all blocks but the last two (branch_at)."""
+    """The time of both towers' image_embeds if they share all blocks except the last two (branch_at)."""
     vision = {**assessor.model.config.vision, "branch_at": 10}
     tower = VisionTower(vision).eval()
     tower.load_state_dict(assessor.model.vision.state_dict())
@@ -99,7 +99,7 @@ def towers(assessor: Assessor) -> None:
 
 @torch.inference_mode()
 def efficiency(assessor: Assessor) -> None:
-    """Operations per second of the tower beside those of one large product of matrices."""
+    """Operations per second of the tower, compared with one large matrix product."""
     square = torch.randn(MATMUL, MATMUL)
     square @ square
     peak = 2 * MATMUL**3 / min(timed(torch.matmul, square, square)[0] for _ in range(5))
@@ -110,7 +110,9 @@ def efficiency(assessor: Assessor) -> None:
         config["hidden_size"],
         config["num_hidden_layers"],
     )
-    each = depth * (24 * tokens * width**2 + 4 * tokens**2 * width)  # of a picture, multiply and add apart
+    each = depth * (
+        24 * tokens * width**2 + 4 * tokens**2 * width
+    )  # operations per picture; a multiply-add counts as two
     pixels = torch.randn(TOWER_BATCH, 3, side, side)
     tower = assessor.model.vision
     seconds = min(timed(tower, pixels)[0] for _ in range(3))
@@ -119,8 +121,8 @@ def efficiency(assessor: Assessor) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=8)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
+    parser.add_argument("--pictures", type=int, default=8, help="pictures with answers")
     options = parser.parse_args()
     torch.set_num_threads(1)
     assessor = Assessor.from_pretrained("nano", device="cpu")

@@ -1,13 +1,13 @@
-"""A folder scored from files, against what the model alone can do.
+"""python benchmarks/folders.py    # 3 minutes; prints a table, writes only temporary files
 
-    python benchmarks/folders.py            # 3 minutes; prints a table, writes nothing that stays
+The rate of scoring a folder of files, compared with the model alone.
 
-The model's own rate: nano on pictures that are read and fitted already, in batches of 8, by as many threads
-as torch takes. The folder's rate: the same pictures as JPEG files of 512 x 512, read by other processes, and
-their records appended to a journal. Both take turns, so that what else the machine does meets both alike.
-On a machine that does other work, processor time says more: the model's share of all that a folder takes,
-the starting of its readers included, bounds the ratio where every core is busy. With OMP_NUM_THREADS=1 and
---readers 0 one core does it all: the images a second of its time that docs/measurements.md counts with.
+The model's own rate: nano on pictures that are already read and fitted, in batches of 8, on torch's default
+number of threads. The folder's rate: the same pictures as JPEG files of 512 x 512, read by other processes,
+with their records appended to a journal. Both take turns, so that other load on the machine affects them
+equally. On a busy machine, processor time says more: the model's share of the total, including the start of
+the readers, bounds the ratio when every core is busy. With OMP_NUM_THREADS=1 and --readers 0 one core does
+everything: this is the rate per second of its time that docs/measurements.md uses.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def make_pictures(folder: Path, count: int) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and of the readers that have ended."""
+    """CPU seconds of this process and of the readers that have ended."""
     for child in multiprocessing.active_children():
         child.join()
     return sum(os.times()[:4])
@@ -56,7 +56,7 @@ def model_rate(assessor: "Assessor", folder: Path, count: int) -> float:
 
 
 def folder_rate(assessor: "Assessor", folder: Path, readers: int) -> float:
-    """Images a second from the first record on: a run of hours starts its readers once."""
+    """Images per second after the first batch: a run of hours starts its readers only once."""
     batches = batches_of(find_items([str(folder)], PROMPT), BATCH)
     with open_after(folder / "scores.jsonl", Done()) as journal:
         scored = score_batches(assessor, batches, explain=False, readers=readers)
@@ -69,16 +69,16 @@ def folder_rate(assessor: "Assessor", folder: Path, readers: int) -> float:
 
 
 def memory() -> float:
-    """The most this process has held so far, MiB."""
+    """Peak memory of this process so far, MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    import torch  # here, because every reader imports this file as well
+    import torch  # here, because every reader also imports this file
 
     from mint_iqa.assessor import Assessor
 
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--model", default="nano")
     parser.add_argument("--pictures", type=int, default=160, help="a multiple of 8")
     parser.add_argument("--rounds", type=int, default=5)

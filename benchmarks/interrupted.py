@@ -1,10 +1,11 @@
-"""A long run that is killed again and again and resumed, against one that is left alone.
+"""python benchmarks/interrupted.py --pictures 20000 --kills 5    # exit code 1 if anything differs
 
-    python benchmarks/interrupted.py --pictures 20000 --kills 5    # ends with 1 if anything differs
+A run that is killed and resumed again and again, compared with an uninterrupted one.
 
-A tiny model with random weights scores small pictures in folders with names of several scripts and a loop
-of links; `kill -9` hits `mint-iqa score --resume` at random moments. After every kill each line of the output
-must be a record, and no reading process may be left; in the end both outputs must be the same to the byte.
+A tiny model with random weights scores small pictures, in folders whose names are in several scripts and with
+a loop of links. `kill -9` hits `mint-iqa score --resume` at random moments. After every kill, each line of
+the output must be a record, and no reading process may survive. At the end, both outputs must have the same
+bytes.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def arguments(model: Path, output: Path, *options: str) -> list[str]:
 
 
 def run_here(model: Path, output: Path, *options: str) -> None:
-    """A run that nobody kills, in this process."""
+    """An uninterrupted run in this process."""
     from mint_iqa import cli
 
     with contextlib.chdir(output.parent), contextlib.redirect_stderr(io.StringIO()):
@@ -71,7 +72,7 @@ def lines_in(output: Path) -> int:
 
 
 def run_and_kill(model: Path, output: Path, more: int) -> int:
-    """Kill a run after about `more` new records; how many lines it left, all of them records."""
+    """Kill a run after about `more` new records, and return the number of lines, which are all records."""
     before = lines_in(output)
     run = start(model, output, "--resume")
     children: list[int] = []
@@ -98,7 +99,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,12 +1,11 @@
-"""What each way of keeping the LLM takes: measured for nano, computed for the published 7B.
+"""python benchmarks/memory.py              # 3 minutes; the tables of docs/weights.md
+python benchmarks/memory.py --computed   # 10 seconds; prints only the computed half
 
-    python benchmarks/memory.py              # 3 minutes; the tables of docs/weights.md
-    python benchmarks/memory.py --computed   # 10 seconds; prints the computed half alone
+Memory and speed of the LLM in each format, measured for nano and computed for the published 7B.
 
-Each way is measured in a process of its own, whose peak counts libraries, activations and mapped weights. On
-a CPU it has one thread, and seconds are those of the processor: others at work beside it do not count. What
-is computed are weights and KV cache, from the shapes alone; nano's own computed size stands beside its
-measured one.
+Each format is measured in a separate process. Its peak includes libraries, activations and mapped weights. On
+a CPU it has one thread, and seconds are processor time, so that other processes do not count. Weights and KV
+cache are computed from the shapes alone; for nano, the computed size is next to the measured one.
 """
 
 import argparse
@@ -33,14 +32,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ("astronaut", "coffee_blurred", "chelsea")
 TOKENS = 48
 GB, MB = 1e9, 1e6
-QUERIES, QUESTION, ANSWER = 32, 24, 72  # tokens of one answer: soft, asked, written
+QUERIES, QUESTION, ANSWER = 32, 24, 72  # tokens of one answer: soft, of the question, generated
 FP32_BYTES, BF16_BYTES = 4.0, 2.0
-# nf4 keeps one fp32 scale for 64 weights, int8 one for a row.
+# nf4 has one fp32 scale for 64 weights, int8 one for each row.
 LINEAR_BYTES = {None: None, "int8": 1.0, "nf4": 0.5 + 4 / 64}
 
 
 @dataclass(frozen=True)
-class Way:
+class Format:
+    """How the LLM is kept: the type of its weights, and the quantization of its linear layers."""
+
     dtype: str
     quantization: str | None = None
 
@@ -52,19 +53,21 @@ class Way:
         return f"{chosen} `--dtype {self.dtype}`".strip()
 
 
-WAYS = (
-    Way("float32"), Way("bfloat16"), Way("float32", "int8"), Way("bfloat16", "int8"), Way("float32", "nf4"),
-    Way("bfloat16", "nf4"),
+FORMATS = (
+    Format("float32"), Format("bfloat16"), Format("float32", "int8"), Format("bfloat16", "int8"),
+    Format("float32", "nf4"), Format("bfloat16", "nf4"),
 )  # fmt: skip
 
 
-def measure(way: Way, device: str) -> dict[str, Any]:
-    """In this process: sizes in bytes, seconds, tokens a second of one greedy answer, and all answers."""
+def measure(kept_as: Format, device: str) -> dict[str, Any]:
+    """Sizes in bytes, seconds, tokens per second of one greedy answer, and all answers, in this process."""
     from mint_iqa.assessor import Assessor
 
     clock = time.perf_counter if device == "cuda" else time.process_time
     torch.set_num_threads(1)
-    assessor = Assessor.from_pretrained("nano", device=device, dtype=way.dtype, quantization=way.quantization)
+    assessor = Assessor.from_pretrained(
+        "nano", device=device, dtype=kept_as.dtype, quantization=kept_as.quantization
+    )
     start = clock()
     language = assessor.language_model()
     load = clock() - start
@@ -85,13 +88,13 @@ def measure(way: Way, device: str) -> dict[str, Any]:
 
 
 def said(answer: str) -> list[str]:
-    """The level words and faults in an answer: what must not change with its wording."""
+    """The level words and faults in an answer, which must not depend on its wording."""
     levels = {level for level in LEVELS if re.search(rf"\b{level}\b", answer)}
     return sorted(named_faults(answer) | levels)
 
 
 def weight_bytes(model: nn.Module) -> int:
-    """Parameters as they lie in memory, 4-bit scales included, tied ones once."""
+    """Bytes of the parameters in memory, with 4-bit scales, and tied ones counted once."""
     own = {p.data_ptr(): p for p in model.parameters()}.values()
     states = [getattr(p, "quant_state", None) for p in own]
     scales = sum(s.absmax.numel() * s.absmax.element_size() for s in states if s is not None)
@@ -99,6 +102,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def peak(device: str) -> int:
+    """Peak memory in bytes: of the GPU, or of this process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     import resource
@@ -106,27 +110,27 @@ def peak(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def in_own_process(way: Way, device: str) -> dict[str, Any]:
-    task = json.dumps([way.dtype, way.quantization, device])
+def in_own_process(kept_as: Format, device: str) -> dict[str, Any]:
+    task = json.dumps([kept_as.dtype, kept_as.quantization, device])
     command = [sys.executable, __file__, "--measure", task]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def computed_bytes(llm: nn.Module, way: Way) -> float:
-    """Of an LLM on the meta device."""
-    other = FP32_BYTES if way.dtype == "float32" else BF16_BYTES
+def computed_bytes(llm: nn.Module, kept_as: Format) -> float:
+    """Bytes of the weights of an LLM on the meta device."""
+    other = FP32_BYTES if kept_as.dtype == "float32" else BF16_BYTES
     head = llm.get_output_embeddings()  # type: ignore[operator]
     linear = sum(m.weight.numel() for m in llm.modules() if isinstance(m, nn.Linear) and m is not head)
     rest = sum(p.numel() for p in {id(p): p for p in llm.parameters()}.values()) - linear
-    return linear * (LINEAR_BYTES[way.quantization] or other) + rest * other
+    return linear * (LINEAR_BYTES[kept_as.quantization] or other) + rest * other
 
 
-def cache_bytes(config: Any, tokens: int, way: Way) -> float:
-    """Keys and values of `tokens`."""
+def cache_bytes(config: Any, tokens: int, kept_as: Format) -> float:
+    """Bytes of the keys and values of `tokens` tokens."""
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    each = FP32_BYTES if way.dtype == "float32" else BF16_BYTES
+    each = FP32_BYTES if kept_as.dtype == "float32" else BF16_BYTES
     return 2 * config.num_hidden_layers * heads * width * tokens * each
 
 
@@ -139,11 +143,11 @@ def nano_table(device: str) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     first: list[list[str]] = []
-    for way in WAYS:
-        got = in_own_process(way, device)
+    for kept_as in FORMATS:
+        got = in_own_process(kept_as, device)
         first = first or got["answers"]
         lines.append(
-            f"| {way} | {got['weights'] / MB:.0f} MB | {computed_bytes(nano, way) / MB:.0f} MB "
+            f"| {kept_as} | {got['weights'] / MB:.0f} MB | {computed_bytes(nano, kept_as) / MB:.0f} MB "
             f"| {got['peak'] / MB:.0f} MB | {got['load']:.1f} s | {got['rate']:.1f} "
             f"| {sum(map(list.__eq__, first, got['answers']))} of {len(first)} |"
         )
@@ -162,11 +166,11 @@ def full_table() -> list[str]:
         "| options | LLM | towers, Q-Formers, heads | KV cache, four answers | together |",
         "|---|---|---|---|---|",
     ]
-    for way in WAYS:
-        each = FP32_BYTES if way.dtype == "float32" else BF16_BYTES
-        parts = [computed_bytes(llm, way), sight * each, cache_bytes(config, 4 * tokens, way)]
+    for kept_as in FORMATS:
+        each = FP32_BYTES if kept_as.dtype == "float32" else BF16_BYTES
+        parts = [computed_bytes(llm, kept_as), sight * each, cache_bytes(config, 4 * tokens, kept_as)]
         cells = [f"{part / GB:.1f} GB" if part > 1e8 else f"{part / MB:.0f} MB" for part in parts]
-        lines.append(f"| {way.option()} | {' | '.join(cells)} | {sum(parts) / GB:.1f} GB |")
+        lines.append(f"| {kept_as.option()} | {' | '.join(cells)} | {sum(parts) / GB:.1f} GB |")
     return lines
 
 
@@ -192,13 +196,13 @@ def report(device: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("--computed", action="store_true", help="print what is computed; measure nothing")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         dtype, quantization, device = json.loads(options.measure)
-        print(json.dumps(measure(Way(dtype, quantization), device)))
+        print(json.dumps(measure(Format(dtype, quantization), device)))
         return
     if options.computed:
         print("\n".join(full_table()))

@@ -1,9 +1,9 @@
-"""How long a score takes: cold from the command line, warm in a batch.
+"""python benchmarks/scoring.py    # 1 minute; prints a table, writes nothing
 
-    python benchmarks/scoring.py            # 1 minute; prints a table, writes nothing
+The time of a score, cold from the command line and warm in batches.
 
-Cold is a fresh process with the converted parts in the cache and the weights on disk, as `mint-iqa score`
-finds them; warm counts reading and decoding the files. The ratio's baseline is one picture at a time.
+Cold is a new process of `mint-iqa score` with the converted parts in the cache and the weights on disk. Warm
+includes reading and decoding the files. The ratio compares batches with one picture at a time.
 """
 
 import json
@@ -40,7 +40,7 @@ def cold(runs: int = 5) -> None:
     picture = str(EXAMPLES / "astronaut.jpg")
     command = [sys.executable, "-m", "mint_iqa.cli", "score", picture, "--no-explain", "--format", "json"]
     walls, shares = [], []
-    for _ in range(runs + 1):  # the first fills the page cache and is dropped
+    for _ in range(runs + 1):  # the first run fills the page cache and is dropped
         start = time.perf_counter()
         subprocess.run(command, check=True, capture_output=True)
         walls.append(time.perf_counter() - start)

@@ -1,7 +1,7 @@
-"""Builds the demo pictures in this folder from photographs that scikit-image ships: python examples/make.py
+"""python examples/make.py: builds the demo pictures in this folder from photographs of scikit-image.
 
-Good pictures, the same ones with one known fault, and one with a prompt that isn't its own, so that each of
-the scores can be seen to move.
+They are good pictures, the same pictures with one known fault, and one picture with a wrong prompt, so that
+each score visibly changes.
 """
 
 import csv
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, not from the wheel
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # it runs in a checkout, not in the wheel
 
 from instruct_data.damage.faults import apply_fault
 from mint_iqa.vocabulary import FaultName
@@ -20,7 +20,7 @@ from mint_iqa.vocabulary import FaultName
 LONGEST_SIDE = 512  # pixels
 JPEG_QUALITY = 92
 
-# file -> photograph, fault and its level
+# file -> (photograph, fault, level)
 PICTURES: dict[str, tuple[str, FaultName | None, int]] = {
     "astronaut.jpg": ("astronaut", None, 0),
     "coffee.jpg": ("coffee", None, 0),

@@ -1,2 +1,2 @@
-"""From human scores to instruction tuning: label files of others, faults made on purpose, prompts made wrong,
-questions and answers that follow from what is known. docs/architecture.md has a line for each file."""
+"""From human scores to instruction data: imported label files, deliberate faults, wrong prompts, and
+questions with answers that follow from what is known. docs/architecture.md has a line for each file."""

@@ -1,6 +1,6 @@
 """`python -m instruct_data`: label files to records, records to splits, and the records' JSON Schema.
 
-Exit code 0: all well; 2: the input was of no use, and one sentence on stderr says why.
+Exit code 0: success; 2: the input cannot be used, and one sentence on stderr says why.
 """
 
 import argparse
@@ -18,15 +18,15 @@ from mint_iqa.errors import MintIQAError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command with `arguments` (those of the process by default) and return its exit code."""
+    """Run a command with `arguments` (default: the process's own) and return its exit code."""
     chosen = _parser().parse_args(arguments)
     try:
         chosen.run(chosen)
     except MintIQAError as error:
         print(error.message, file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader, say `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+    except BrokenPipeError:  # the reader, for example `head`, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python complains at exit
     return 0
 
 
@@ -49,26 +49,28 @@ def _parser() -> ArgumentParser:
     command = commands.add_parser("segment", help="prompts -> their content, style and atmosphere")
     command.add_argument("file", type=Path, metavar="IN.jsonl", help="ratings or samples")
     command.add_argument("--output", type=Path, required=True, help="JSON Lines file to write")
-    command.add_argument("--model", help="folder of a chat model; by rules if left out")
+    command.add_argument("--model", help="folder of a chat model (default: split by rules)")
     command.set_defaults(run=_segment)
 
     command = commands.add_parser("build", help="rated pictures -> instruction data, by a recipe")
     add_recipe(command)
-    command.add_argument("--processes", type=int, help="one for each core if left out")
+    command.add_argument("--processes", type=int, help="default: one for each core")
     command.set_defaults(run=_build)
 
-    command = commands.add_parser("report", help="what is in a folder of instruction data, on a page")
+    command = commands.add_parser("report", help="a page about a folder of instruction data")
     command.add_argument("folder", type=Path, metavar="DIR")
     command.set_defaults(run=_report)
 
-    command = commands.add_parser("grammar", help="how often scores give the words of AIGCIQA2023+'s answers")
+    command = commands.add_parser(
+        "grammar", help="how well scores predict the words of AIGCIQA2023+'s answers"
+    )
     command.add_argument("file", type=Path, metavar="AIGIQA2023.json")
     command.set_defaults(run=_grammar)
 
     command = commands.add_parser("sheet", help="draw every distortion and artifact at every level, labeled")
     command.add_argument("image", type=Path, help="a picture to damage")
     command.add_argument("--output", type=Path, required=True, help="PNG file to write")
-    command.add_argument("--region", action="store_true", help="distort a part instead of the whole")
+    command.add_argument("--region", action="store_true", help="distort a part instead of the whole picture")
     command.set_defaults(run=_sheet)
 
     return parser
@@ -83,17 +85,19 @@ def _add_split_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="IN.jsonl")
     parser.add_argument("--by", choices=("prompt", "reference", "official-aigciqa2023"), required=True)
     parser.add_argument("--output", type=Path, required=True, help="JSON Lines file to write")
-    parser.add_argument("--images", type=Path, help="folder of the pictures; that of IN.jsonl if left out")
+    parser.add_argument("--images", type=Path, help="folder of the pictures (default: the one of IN.jsonl)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--shares", type=_shares, default=(80, 10, 10), help="train/validation/test, 80/10/10 if left out"
+        "--shares", type=_shares, default=(80, 10, 10), help="train/validation/test (default: 80/10/10)"
     )
-    parser.add_argument("--folds", type=int, help="in place of shares: this many folds, one of them the test")
-    parser.add_argument("--test-fold", type=int, default=0, help="0 (if left out) .. folds - 1")
+    parser.add_argument(
+        "--folds", type=int, help="instead of shares: the number of folds, one of them the test"
+    )
+    parser.add_argument("--test-fold", type=int, default=0, help="0 .. folds - 1 (default: 0)")
 
 
 def _split(arguments: Namespace) -> None:
-    from instruct_data import splits  # brings in SciPy, which the other commands can do without
+    from instruct_data import splits  # imports SciPy, which the other commands do not need
 
     records = read_any_jsonl(arguments.file)
     if arguments.by == "official-aigciqa2023":
@@ -143,7 +147,8 @@ def _build(arguments: Namespace) -> None:
     print(f"{recipe.output}: built, see python -m instruct_data report {recipe.output}")
     if problems:
         raise MintIQAError(
-            "unreadable_pictures", f"{len(problems)} pictures are missing from it, the first: {problems[0]}"
+            "unreadable_pictures",
+            f"{len(problems)} pictures could not be read and are left out, the first: {problems[0]}",
         )
 
 
@@ -177,7 +182,8 @@ def _sheet(arguments: Namespace) -> None:
         drawn.save(arguments.output, "PNG")
     except OSError as error:
         raise MintIQAError(
-            "output_unwritable", f"{arguments.output} can't be written ({error.strerror})."
+            "output_unwritable",
+            f"{arguments.output} can't be written ({error.strerror}): choose another --output.",
         ) from None
 
 

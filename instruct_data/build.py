@@ -1,11 +1,12 @@
 """Instruction data from rated pictures: `python -m instruct_data build configs/...yaml`.
 
-Every picture is shown as it is, or with one known fault, all over or in a place; with its prompt, none,
-another picture's, or its own with a word exchanged; and asked about several times. What is true of it then is
-known, and the answers say that and nothing else. Scores of a changed picture are the human ones times what
-the change leaves of them (see `kept`): estimates. Where picture or prompt were changed, the `source` says so.
+Every picture is shown unchanged, or with one known fault that covers all of it or one region. It comes with
+its own prompt, no prompt, another picture's prompt, or its own prompt with one word exchanged, and it gets
+several questions. So everything that is true of it is known, and the answers say only that. The scores of a
+changed picture are estimates: the human scores times what the change leaves of them (see `kept`). The
+`source` says whether the picture or the prompt was changed.
 
-The same recipe gives the same bytes, whatever the number of processes and however often it was interrupted.
+The same recipe gives the same bytes, for any number of processes and after any interruption.
 """
 
 import json
@@ -43,9 +44,9 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
-CHUNK = 50  # pictures that are finished together
-REGION_SHARES = (0.1, 0.3)  # of the picture, of a fault in one place
-SHARES = (
+PICTURES_PER_PART = 50  # written to disk together
+REGION_SHARES = (0.1, 0.3)  # smallest and largest share of the picture for a fault in one place
+SHARE_FIELDS = (
     "distorted", "malformed", "in_one_place", "no_prompt", "unrelated_prompt", "exchanged_word", "published",
     "follow_ups",
 )  # fmt: skip
@@ -53,35 +54,35 @@ SHARES = (
 
 @dataclass(frozen=True)
 class Build:
-    """Recipe of a build. Shares are of pictures, 0..1."""
+    """Recipe of a build. Shares are shares of the pictures, 0..1."""
 
-    ratings: str  # JSON Lines of RatedImage, split
-    images: str  # the folder that their paths are relative to
+    ratings: str  # JSON Lines of RatedImage with a split
+    images: str  # the folder of the pictures
     output: str
     samples: int = 10_000
-    questions: int = 4  # about each picture
-    distorted: float = 0.45  # with one of KADID-10k's distortions
-    malformed: float = 0.15  # with a structural artifact
-    in_one_place: float = 0.3  # of the distorted ones
+    questions: int = 4  # for each picture
+    distorted: float = 0.45  # get one of KADID-10k's distortions
+    malformed: float = 0.15  # get a structural artifact
+    in_one_place: float = 0.3  # share of the distorted pictures: the fault covers a region only
     distortions: list[str] = field(default_factory=lambda: list(DISTORTIONS))
     artifacts: list[str] = field(default_factory=lambda: list(ARTIFACTS))
     no_prompt: float = 0.2
     unrelated_prompt: float = 0.15
     exchanged_word: float = 0.15
-    # Whether prompts carry their content, style and atmosphere: "" (no), "rules", or the file that
-    # `python -m instruct_data segment` has written; prompts that it lacks are split by the rules.
+    # Whether prompts carry their content, style and atmosphere: "" (no), "rules", or a file written by
+    # `python -m instruct_data segment`. The rules split the prompts that the file lacks.
     notes: str = ""
-    published: float = 0.0  # of questions, asked and answered in the words of AIGCIQA2023+
-    follow_ups: float = 0.15  # of questions, asked after another one
-    kinds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))  # weights
+    published: float = 0.0  # share of the questions in the words of AIGCIQA2023+
+    follow_ups: float = 0.15  # share of the questions that follow another one
+    kinds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 1.0))  # sampling weights
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A picture as it is asked about, with all that is true of it. scores: 0..100."""
+class PreparedPicture:
+    """A picture as the questions see it, with everything that is true of it. scores: 0..100."""
 
-    image: Image.Image | None  # None: as the file has it
+    image: Image.Image | None  # None: the file is unchanged
     fault: Distorted | None
     prompt: str | None
     exchanged: ChangedWord | None
@@ -92,8 +93,8 @@ def build(recipe: Build, processes: int | None = None) -> list[str]:
     """Write train.jsonl, validation.jsonl, test.jsonl and images/ into `output`; finished parts are kept.
 
     Returns one sentence for each picture that could not be read; its samples are missing. Raises MintIQAError
-    for ratings without a split, a recipe that can't be followed, or an output folder with another build in it
-    or that can't be written.
+    for ratings without a split, for an invalid recipe, and for an output folder that holds another build or
+    can't be written.
     """
     _check(recipe)
     rated, _ = _sources(recipe.ratings)
@@ -112,11 +113,11 @@ def build(recipe: Build, processes: int | None = None) -> list[str]:
 
 def _make(recipe: Build, output: Path, processes: int | None) -> list[str]:
     _claim(output, recipe)
-    chunks = range(-(-recipe.samples // (recipe.questions * CHUNK)))
+    numbers = range(-(-recipe.samples // (recipe.questions * PICTURES_PER_PART)))
     with ProcessPoolExecutor(processes or os.cpu_count()) as pool:
-        found = pool.map(partial(_chunk, recipe), chunks)
-        problems = [p for part in tqdm(found, "Building", len(chunks), disable=None) for p in part]
-    _join(output, chunks)
+        found = pool.map(partial(_make_part, recipe), numbers)
+        problems = [p for part in tqdm(found, "Building", len(numbers), disable=None) for p in part]
+    _join(output, numbers)
     (output / "problems.txt").write_text("".join(f"{p}\n" for p in problems), encoding="utf-8")
     return problems
 
@@ -125,22 +126,26 @@ def _check(recipe: Build) -> None:
     known = {"distortions": DISTORTIONS, "artifacts": ARTIFACTS, "kinds": KINDS}
     for name, names in known.items():
         if unknown := sorted(set(getattr(recipe, name)) - set(names)):
-            raise MintIQAError("bad_config", f"There are no {name} {unknown}: known are {', '.join(names)}.")
-    shares = [getattr(recipe, name) for name in SHARES]
+            raise MintIQAError("bad_config", f"Unknown {name} {unknown}: known are {', '.join(names)}.")
+    shares = [getattr(recipe, name) for name in SHARE_FIELDS]
     fine = min(shares) >= 0 and max(shares) <= 1 and recipe.distorted + recipe.malformed <= 1
     named = (recipe.distortions or not recipe.distorted) and (recipe.artifacts or not recipe.malformed)
     asked = min(recipe.kinds.values(), default=0) >= 0 and any(recipe.kinds.values())
     if recipe.samples < 1 or recipe.questions < 1 or not (fine and named and asked):
         raise MintIQAError(
             "bad_config",
-            "A build needs samples, questions, kinds with a weight, distortions and artifacts where these "
-            f"have a share, and {', '.join(SHARES)} between 0 and 1, the first two together too.",
+            "A build needs samples, questions, kinds with a weight, distortions if `distorted` is above 0, "
+            f"artifacts if `malformed` is, and {', '.join(SHARE_FIELDS)} between 0 and 1 (the first two in "
+            "sum, too): correct the recipe.",
         )
-    _notes(recipe.notes)  # a broken file is an error now and not one of every picture
+    _notes(recipe.notes)  # a broken file is reported once, before the first picture
 
 
 def _claim(output: Path, recipe: Build) -> None:
-    """The folder is this recipe's, or an error: parts of two builds must not mix."""
+    """Reserve the folder for this recipe, so that parts of two builds never mix.
+
+    Raises MintIQAError (`output_exists`) if it holds the build of another recipe.
+    """
     path, text = output / "recipe.json", json.dumps(asdict(recipe), indent=2) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise MintIQAError("output_exists", f"{output} holds another build: choose another output.")
@@ -149,30 +154,30 @@ def _claim(output: Path, recipe: Build) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _part(output: Path, number: int) -> Path:
+def _part_path(output: Path, number: int) -> Path:
     return output / "parts" / f"{number:05d}.jsonl"
 
 
-def _chunk(recipe: Build, number: int) -> list[str]:
-    """Make pictures number * CHUNK .. of the build unless they are there; what went wrong, in sentences."""
-    path = _part(Path(recipe.output), number)
+def _make_part(recipe: Build, number: int) -> list[str]:
+    """Make the pictures of one part unless it exists; returns what went wrong, in sentences."""
+    path = _part_path(Path(recipe.output), number)
     failures = path.with_suffix(".txt")
     if not path.exists():
         samples: list[InstructionSample] = []
         problems: list[str] = []
         last = -(-recipe.samples // recipe.questions)
-        for i in range(number * CHUNK, min((number + 1) * CHUNK, last)):
+        for i in range(number * PICTURES_PER_PART, min((number + 1) * PICTURES_PER_PART, last)):
             try:
                 samples += _picture(recipe, i)
             except MintIQAError as error:
                 problems.append(error.message)
         failures.write_text("".join(f"{p}\n" for p in problems), encoding="utf-8")
-        write_jsonl(path, samples)  # last: a part that is there is whole
+        write_jsonl(path, samples)  # written last: an existing part is complete
     return failures.read_text(encoding="utf-8").splitlines()
 
 
-def _join(output: Path, chunks: Sequence[int]) -> None:
-    parts = [sample for n in chunks for sample in read_jsonl(_part(output, n), InstructionSample)]
+def _join(output: Path, numbers: Sequence[int]) -> None:
+    parts = [sample for n in numbers for sample in read_jsonl(_part_path(output, n), InstructionSample)]
     for split in SPLITS:
         write_jsonl(output / f"{split}.jsonl", (s for s in parts if s.split == split))
 
@@ -181,7 +186,7 @@ def _join(output: Path, chunks: Sequence[int]) -> None:
 
 
 def _picture(recipe: Build, number: int) -> Iterator[InstructionSample]:
-    """The samples of one picture; its file is written as well."""
+    """Write the file of one picture and yield its samples."""
     rng = np.random.default_rng([recipe.seed, number])
     rated, prompts = _sources(recipe.ratings)
     record = rated[rng.integers(len(rated))]
@@ -198,7 +203,7 @@ def _picture(recipe: Build, number: int) -> Iterator[InstructionSample]:
 
 @lru_cache(maxsize=1)
 def _sources(ratings: str) -> tuple[list[RatedImage], dict[str | None, list[str]]]:
-    """The rated pictures, and the prompts of each split, sorted; read once a process."""
+    """The rated pictures, and the sorted prompts of each split; read once in each process."""
     rated = read_jsonl(Path(ratings), RatedImage)
     prompts: dict[str | None, set[str]] = defaultdict(set)
     for record in rated:
@@ -208,7 +213,7 @@ def _sources(ratings: str) -> tuple[list[RatedImage], dict[str | None, list[str]
 
 def show(
     recipe: Build, record: RatedImage, source: Path, pool: Sequence[str], rng: np.random.Generator
-) -> Shown:
+) -> PreparedPicture:
     """Draw what is done to a picture and to its prompt. pool: prompts of the same split.
 
     Raises MintIQAError if the picture can't be read.
@@ -220,7 +225,7 @@ def show(
     scores.pop("correspondence", None)
     if correspondence is not None:
         scores["correspondence"] = correspondence
-    return Shown(fault.image if fault else None, fault, prompt, exchanged, scores)
+    return PreparedPicture(fault.image if fault else None, fault, prompt, exchanged, scores)
 
 
 def _damage(recipe: Build, image: Image.Image, rng: np.random.Generator) -> Distorted | None:
@@ -244,7 +249,7 @@ def _prompt(
     if draw < recipe.unrelated_prompt:
         try:
             return unrelated_prompt(prompt, pool, rng), None, 100 * UNRELATED_SCORE
-        except ValueError:  # too few prompts to find one: its own
+        except ValueError:  # no prompt of the pool is unrelated: keep its own
             return prompt, None, known
     if draw < recipe.unrelated_prompt + recipe.exchanged_word and (changed := exchange_word(prompt, rng)):
         word = ChangedWord(original=changed.original, replacement=changed.replacement)
@@ -253,10 +258,10 @@ def _prompt(
 
 
 def kept(dimension: Dimension, fault: Distorted | None) -> float:
-    """What a fault leaves of a human score, 0..1.
+    """The share of a human score that remains with a fault, 0..1.
 
-    Of quality, the share that people gave KADID-10k's photographs with it; of authenticity, what an artifact
-    leaves (nobody rated those: an assumption). In one place, a fault counts by its share of the picture.
+    Quality keeps the share that people gave KADID-10k's photographs with this distortion, weighted by the
+    area of the fault. Authenticity keeps an assumed share, since nobody rated artifacts.
     """
     if fault is None or dimension == "correspondence":
         return 1.0
@@ -267,7 +272,7 @@ def kept(dimension: Dimension, fault: Distorted | None) -> float:
 
 
 def ask(
-    recipe: Build, record: RatedImage, shown: Shown, name: str, rng: np.random.Generator
+    recipe: Build, record: RatedImage, shown: PreparedPicture, name: str, rng: np.random.Generator
 ) -> InstructionSample:
     """A question about a picture, with the answer that is true of it."""
     write = partial(_write, shown, rng)
@@ -305,8 +310,8 @@ def ask(
     )
 
 
-def _published(shown: Shown, rng: np.random.Generator) -> Sample | None:
-    """The published question about one of the scores, and the answer that goes with it."""
+def _published(shown: PreparedPicture, rng: np.random.Generator) -> Sample | None:
+    """The published question about one of the scores, and its answer."""
     if not shown.scores:
         return None
     name = list(shown.scores)[rng.integers(len(shown.scores))]
@@ -318,7 +323,7 @@ def _notes(source: str) -> dict[str, Segments]:
     return {} if source in ("", "rules") else read_notes(Path(source))
 
 
-def _write(shown: Shown, rng: np.random.Generator, kind: str) -> Sample:
+def _write(shown: PreparedPicture, rng: np.random.Generator, kind: str) -> Sample:
     fault, word = shown.fault, shown.exchanged
     faults = [(FAULT_OF[fault.name], fault.severity)] if fault and fault.name in FAULT_OF else []
     scores = {name: shown.scores.get(name) for name in DIMENSIONS}
@@ -328,7 +333,7 @@ def _write(shown: Shown, rng: np.random.Generator, kind: str) -> Sample:
 
 
 def box_of(fault: Distorted) -> Box | None:
-    """The smallest box around a fault, as shares of width and height; None if it takes the whole picture."""
+    """The smallest box around a fault, as shares of width and height; None if it covers the whole picture."""
     rows, columns = (np.flatnonzero((fault.mask > 0).any(axis=axis)) for axis in (1, 0))
     if not len(rows) or fault.mask.min() > 0:
         return None

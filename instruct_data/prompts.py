@@ -1,7 +1,7 @@
-"""Prompts that are wrong on purpose: another picture's, or the right one with a single word exchanged.
+"""Deliberately wrong prompts: another picture's prompt, or the right one with a single word exchanged.
 
-A model that is to judge whether a picture shows what its prompt asks for needs pictures that don't. What was
-made wrong, and which word it was, is known here exactly.
+A model that judges whether a picture shows what its prompt asks for also needs pictures that don't. Here the
+error, and the exchanged word, are known exactly.
 """
 
 import re
@@ -11,13 +11,13 @@ from functools import lru_cache
 
 import numpy as np
 
-# How well a picture fits a prompt that it was not made from, 0..1, and what an exchanged word leaves of its
-# correspondence: assumptions, since nobody rated such pairs.
+# How well a picture fits an unrelated prompt, 0..1, and the share of its correspondence that remains after a
+# word is exchanged. Both are assumptions, since nobody rated such pairs.
 UNRELATED_SCORE = 0.06
 EXCHANGED_SHARE = 0.4 / 0.85
 
-# How a picture is made, not what it shows; from "soft lighting" to "sci-fi style" AGIQA-3K's own set
-# (arXiv 2306.04717).
+# Phrases for how a picture is made, not for what it shows. "soft lighting" to "sci-fi style" are the set of
+# AGIQA-3K (arXiv 2306.04717).
 STYLE_PHRASES = (
     "soft lighting", "hdr lighting", "warm color", "cold color", "hyper detail", "blurred detail", "close-up",
     "long-shot", "top view", "elevation view",
@@ -48,8 +48,8 @@ _STOP_WORDS = """
 STYLE_WORDS = frozenset(_STYLE_WORDS.split())
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
-# One row a class; "|" joins words that mean the same here, the first stands for them all. Only names of
-# things that exclude each other are neighbors: exchanged, they must make the prompt wrong for its picture.
+# One row per class. "|" joins synonyms; the first one is their head word. The words of a row exclude each
+# other, so that an exchange always makes the prompt wrong for its picture.
 _CLASSES: dict[str, str] = {
     "animal": """
         dog|puppy|hound|greyhound|poodle|retriever|shepherd|labrador|terrier|collie|dachshund|canine
@@ -149,7 +149,7 @@ _CLASSES: dict[str, str] = {
     """,
 }  # fmt: skip
 
-# Names in which a word of the classes means something else.
+# Names in which a word of the classes has another meaning.
 _NAMES = re.compile(
     r"\b(?:hot dogs?|teddy bears?|gummy bears?|pink panther|walter white|white walker|storm troopers?"
     r"|power rangers|rock bands?|mickey mouse|king kong|breaking bad|pine marten"
@@ -168,7 +168,7 @@ _NEVER_PLURAL = frozenset(
 
 
 def _lookup() -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, ...]]]:
-    """word -> (class, the word that stands for it); class -> the words that stand for the others."""
+    """word -> (class, head word of its synonyms); class -> its head words."""
     words: dict[str, tuple[str, str]] = {}
     heads: dict[str, tuple[str, ...]] = {}
     for name, row in _CLASSES.items():
@@ -184,8 +184,8 @@ _WORDS, _HEADS = _lookup()
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """A prompt with one word exchanged: `original` stood where `replacement` stands in `prompt`."""
+class ExchangedPrompt:
+    """A prompt with one word exchanged: in `prompt`, `replacement` takes the place of `original`."""
 
     prompt: str
     original: str
@@ -194,7 +194,7 @@ class Exchange:
 
 @lru_cache(maxsize=65536)
 def content_words(prompt: str) -> frozenset[str]:
-    """What a prompt asks to see: its words in lower case and the singular, without stop and style words.
+    """What a prompt asks to see: its words in lower case and singular, without stop and style words.
 
     >>> sorted(content_words("Two dogs in the snow, close-up, anime style"))
     ['dog', 'snow', 'two']
@@ -205,23 +205,23 @@ def content_words(prompt: str) -> frozenset[str]:
 
 
 def unrelated_prompt(prompt: str, pool: Sequence[str], rng: np.random.Generator) -> str:
-    """A prompt of `pool` that asks for nothing that `prompt` asks for: no content word in common.
+    """A random prompt of `pool` that shares no content word with `prompt`.
 
-    Words of one meaning ("puppy", "dog") count as the same. Raises ValueError if the pool has no such prompt.
+    Synonyms ("puppy", "dog") count as the same word. Raises ValueError if the pool has no such prompt.
     """
     asked = _meanings(prompt)
     for i in rng.permutation(len(pool)):
         other = _meanings(pool[i])
         if other and not other & asked:
             return pool[i]
-    raise ValueError(f"none of the {len(pool)} prompts is unrelated to {prompt!r}: give more of them")
+    raise ValueError(f"none of the {len(pool)} prompts is unrelated to {prompt!r}: give more prompts")
 
 
-def exchange_word(prompt: str, rng: np.random.Generator) -> Exchange | None:
-    """Exchange one noun, color, number, material or action by another of its class.
+def exchange_word(prompt: str, rng: np.random.Generator) -> ExchangedPrompt | None:
+    """Replace one noun, color, number, material or action by another of its class.
 
-    The replacement keeps number and capital letter, and never means what the prompt already says. Style
-    phrases ("warm color") and names ("teddy bear") are left alone. None if no word of the prompt is known.
+    The replacement keeps the number and the capital letter, and never repeats a meaning of the prompt. Style
+    phrases ("warm color") and names ("teddy bear") stay. Returns None if no word of the prompt is known.
     """
     places = _exchangeable(prompt)
     if not places:
@@ -230,18 +230,18 @@ def exchange_word(prompt: str, rng: np.random.Generator) -> Exchange | None:
     original = prompt[start:end]
     replacement = _other_word(original, prompt, rng)
     before = _fit_article(prompt[:start], replacement)
-    return Exchange(before + replacement + prompt[end:], original, replacement)
+    return ExchangedPrompt(before + replacement + prompt[end:], original, replacement)
 
 
 def _exchangeable(prompt: str) -> list[tuple[int, int]]:
-    """Where the exchangeable words stand, as (start, end) in the prompt."""
+    """The places of the exchangeable words, as (start, end) in the prompt."""
     text = _NAMES.sub(lambda name: " " * len(name[0]), _without_style(prompt))
     found = re.finditer(r"(?<![\w-])[a-z]+(?![\w-]|'s)", text)
     return [match.span() for match in found if _others(match[0], prompt)]
 
 
 def _others(word: str, prompt: str) -> list[str]:
-    """What may stand for a lower-case word: its class without the word and without what the prompt says."""
+    """The possible replacements of a lower-case word: its class without all that the prompt mentions."""
     kind, _ = _WORDS.get(word) or _WORDS.get(_singular(word)) or ("", "")
     said = _meanings(prompt)
     others = [other for other in _HEADS.get(kind, ()) if other not in said]
@@ -257,14 +257,14 @@ def _other_word(original: str, prompt: str, rng: np.random.Generator) -> str:
 
 
 def _fit_article(before: str, word: str) -> str:
-    """`before`, its final "a" or "an" made to fit the word that follows."""
+    """`before`, with its final "a" or "an" adapted to the following word."""
     article = "an" if word[0].lower() in "aeiou" and not word.lower().startswith("uni") else "a"
     return re.sub(r"\b([aA])n?(\s+)$", lambda m: (m[1] + article[1:]) + m[2], before)
 
 
 def _without_style(prompt: str) -> str:
-    """The prompt in lower case, its style phrases blanked; no character changes its place."""
-    # Not str.lower: it makes two characters of some, and the places found would be wrong.
+    """The prompt in lower case with its style phrases blanked; every character keeps its position."""
+    # Not str.lower: it turns some characters into two, which would shift the positions.
     text = "".join(c.lower() if len(c.lower()) == 1 else c for c in prompt)
     return _STYLE.sub(lambda phrase: " " * len(phrase[0]), text)
 
@@ -278,7 +278,7 @@ def _meanings(prompt: str) -> frozenset[str]:
 
 
 def _singular(word: str) -> str:
-    """Light stemming: the plural endings of English only, so that different words seldom meet."""
+    """Light stemming: only plural endings of English, so that different words rarely coincide."""
     if word in _SINGULAR:
         return _SINGULAR[word]
     if word in _WORDS or len(word) < 4 or not word.endswith("s") or word.endswith(("ss", "us", "is")):

@@ -15,7 +15,7 @@ S = TypeVar("S")
 
 
 def add_recipe(parser: ArgumentParser) -> None:
-    """Arguments `recipe` and `set`, for `read_settings`; `--set` may be given several times."""
+    """Add the arguments `recipe` and `--set` for `read_settings`; `--set` may be given several times."""
     parser.add_argument("recipe", help="a YAML file of configs/")
     parser.add_argument(
         "--set", nargs="*", default=[], action="extend", metavar="KEY=VALUE", help="override settings"
@@ -32,11 +32,7 @@ def read_settings(kind: type[S], path: str | Path, overrides: list[str] | None =
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
         raise MintIQAError("config_missing", f"Recipe {path} cannot be read ({error.strerror}).") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: 30 February, text that isn't UTF-8
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 30 February, invalid UTF-8
         reason = str(error).splitlines()[0]
         raise MintIQAError("bad_config", f"Recipe {path} is not valid YAML: {reason}.") from error
     if not isinstance(values, dict):
@@ -49,7 +45,7 @@ def read_settings(kind: type[S], path: str | Path, overrides: list[str] | None =
             f"Recipe {path} has unknown keys {', '.join(unknown)}: known are {', '.join(_known(kind))}.",
         )
     try:
-        # Not only a check: YAML reads "1e-4" as text, which becomes the number that it means.
+        # More than a check: YAML reads "1e-4" as text, and pydantic converts it to the number.
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise MintIQAError("bad_config", f"Recipe {path}: {_first(error)}.") from error
@@ -60,7 +56,7 @@ def _first(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f"{key} is missing"
-    # Cut short: a few lines of YAML can name one list so often that its text would fill the memory.
+    # Truncated: a few lines of YAML can repeat one list so often that its text would fill the memory.
     return f"{key} cannot be {reprlib.repr(first['input']):.80} ({first['msg']})"
 
 
@@ -86,12 +82,10 @@ def _override(values: dict[str, Any], text: str) -> None:
     except (yaml.YAMLError, ValueError, RecursionError):
         equals = ""
     if not equals:
-        raise MintIQAError("bad_argument", f"--set {text!r} is not of the form key=value.")
+        raise MintIQAError("bad_argument", f"--set {text!r} does not have the form key=value.")
     *groups, name = key.split(".")
     for group in groups:
         values = values.setdefault(group, {})
         if not isinstance(values, dict):
-            raise MintIQAError(
-                "bad_argument", f"--set {text!r}: {group} is one setting, not a group of them."
-            )
+            raise MintIQAError("bad_argument", f"--set {text!r}: {group} is a single setting, not a group.")
     values[name] = parsed

@@ -1,6 +1,6 @@
-"""What instruction data is made of: pictures with human scores, and questions with their answers.
+"""The records of instruction data: pictures with human scores, and questions with their answers.
 
-Both are written as JSON Lines, one record a line, with fields at their default left out. `python -m
+Both are written as JSON Lines, one record per line, without the fields at their default. `python -m
 instruct_data schema` prints the JSON Schema of either.
 """
 
@@ -22,7 +22,7 @@ Asked = Literal["quality", "authenticity", "correspondence", "overall"]
 
 
 def _relative(path: str) -> str:
-    """A name below the folder of pictures: nothing that a data file says may be read from elsewhere."""
+    """Check that a path stays below the folder of pictures: a data file must not name files elsewhere."""
     if not path.strip():
         raise ValueError("the image name is empty")
     windows = PureWindowsPath(path)
@@ -49,12 +49,12 @@ FilledText = Annotated[str, AfterValidator(_not_blank)]
 OptionalText = Annotated[str | None, BeforeValidator(_blank_is_none)]
 
 
-class _Model(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class Record(_Model):
-    """What both kinds of records know of a picture."""
+class Record(_FrozenModel):
+    """What both kinds of records say about a picture."""
 
     image: ImageName = Field(description="Path of the file, relative to the folder of pictures.")
     prompt: OptionalText = Field(
@@ -95,14 +95,14 @@ class RatedImage(Record):
         return self
 
 
-class Turn(_Model):
+class Turn(_FrozenModel):
     """An earlier question about the same picture, with its answer."""
 
     question: FilledText
     answer: FilledText
 
 
-class ChangedWord(_Model):
+class ChangedWord(_FrozenModel):
     """A word of the prompt exchanged on purpose: `replacement` stands where `original` stood."""
 
     original: FilledText
@@ -152,7 +152,7 @@ R = TypeVar("R", bound=Record)
 
 
 def ratings_of(samples: Iterable[InstructionSample]) -> list[RatedImage]:
-    """One RatedImage for each picture and prompt that the samples have scores for, in their order."""
+    """One RatedImage for each scored pair of picture and prompt, in the order of the samples."""
     first: dict[tuple[str, str | None], InstructionSample] = {}
     for sample in samples:
         if sample.scores:
@@ -165,13 +165,13 @@ def ratings_of(samples: Iterable[InstructionSample]) -> list[RatedImage]:
 
 
 def read_jsonl(path: Path, kind: type[R]) -> list[R]:
-    """All records of a JSON Lines file (UTF-8), in order; blank lines are passed over.
+    """All records of a JSON Lines file (UTF-8), in order; blank lines are skipped.
 
-    Raises MintIQAError: `file_missing`, `unreadable_file`, or `unusable_lines`, one for all broken lines.
+    Raises MintIQAError: `file_missing`, `unreadable_file`, or one `unusable_lines` for all broken lines.
     """
     findings = Findings(path)
     records: list[R] = []
-    # Not splitlines(): it also cuts at separators that may stand inside a JSON string.
+    # Not splitlines(): it also splits at separators that a JSON string may contain.
     for number, line in enumerate(read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
             with findings.at(number):
@@ -181,15 +181,15 @@ def read_jsonl(path: Path, kind: type[R]) -> list[R]:
 
 
 def read_any_jsonl(path: Path) -> Sequence[Record]:
-    """Like `read_jsonl`, all of the kind that the first record is: samples if it has a question."""
+    """Like `read_jsonl`; the first record decides the kind of all: samples if it has a question."""
     first = next((line for line in read_bytes(path).splitlines() if line.strip()), b"")
     return read_jsonl(path, InstructionSample) if b'"question"' in first else read_jsonl(path, RatedImage)
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
-    """Write records as they come, and return how many; `path` is replaced only when the last one is written.
+    """Write records as they arrive and return their number; `path` is replaced after the last one.
 
-    Raises MintIQAError (`unwritable`) if the folder does not take the file.
+    Raises MintIQAError (`output_unwritable`) if the file can't be written.
     """
     temporary: Path | None = None
     try:
@@ -199,7 +199,7 @@ def write_jsonl(path: Path, records: Iterable[Record]) -> int:
             count = 0
             for count, record in enumerate(records, 1):  # noqa: B007
                 stream.write(record.model_dump_json(exclude_defaults=True) + "\n")
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's files are private
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
         os.replace(temporary, path)
         return count
     except OSError as error:
@@ -218,5 +218,5 @@ def _umask() -> int:
 
 
 def schema(kind: type[Record]) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of one line."""
+    """The JSON Schema (draft 2020-12) of one record."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **kind.model_json_schema()}

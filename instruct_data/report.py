@@ -1,7 +1,7 @@
-"""What is in a folder of instruction data, on one page: `python -m instruct_data report DIR`.
+"""A page about a folder of instruction data: `python -m instruct_data report DIR`.
 
-One self-contained HTML file, thumbnails included: counts, histograms of scores, levels, samples with their
-pictures and answers, and every warning.
+It is one self-contained HTML file with counts, histograms of scores, levels, warnings, and samples with their
+pictures and answers.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.pages.html import bars, head, thumbnail, warning
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, level_of
 
-SHOWN = 24  # samples
+SAMPLES_SHOWN = 24
 
 
 def write_report(folder: Path) -> Path:
@@ -26,7 +26,7 @@ def write_report(folder: Path) -> Path:
     """
     samples = [s for split in SPLITS for s in _read(folder / f"{split}.jsonl")]
     if not samples:
-        raise MintIQAError("no_samples", f"{folder} holds no samples: give a folder that build has made.")
+        raise MintIQAError("no_samples", f"{folder} holds no samples: give the output folder of a build.")
     path = folder / "report.html"
     path.write_text("\n".join(_page(folder, samples)), encoding="utf-8")
     return path
@@ -37,14 +37,14 @@ def _read(path: Path) -> list[InstructionSample]:
 
 
 def warnings_of(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
-    """What a person should know before training on this, a sentence each."""
+    """Sentences that a person should read before training on this data."""
     problems = folder / "problems.txt"
     if problems.exists():
         yield from problems.read_text(encoding="utf-8").splitlines()
     for key in ("prompt", "reference"):
         sides: dict[str, set[str]] = {}
         for s in samples:
-            # A prompt that was given to another picture on purpose belongs to neither side.
+            # A prompt that was deliberately given to another picture does not count.
             if (value := getattr(s, key)) and s.split and "changed" not in s.source:
                 sides.setdefault(value, set()).add(s.split)
         if shared := [value for value, splits in sides.items() if len(splits) > 1]:
@@ -79,7 +79,7 @@ def _page(folder: Path, samples: Sequence[InstructionSample]) -> Iterator[str]:
             yield bars(f"{name.capitalize()} in words", {level: words.count(level) for level in LEVELS})
     yield '</div><h2>Samples</h2><div class="samples">'
     rng = np.random.default_rng(0)
-    chosen = sorted(rng.permutation(len(samples))[:SHOWN].tolist())
+    chosen = sorted(rng.permutation(len(samples))[:SAMPLES_SHOWN].tolist())
     yield from (_sample(folder, samples[i]) for i in chosen)
     yield "</div></html>"
 
@@ -91,7 +91,7 @@ def _prompt_kind(sample: InstructionSample) -> str:
 
 
 def _chart(title: str, counts: Counter[str]) -> str:
-    """The commonest first."""
+    """Bars, the most common value first."""
     return bars(title, dict(counts.most_common()))
 
 

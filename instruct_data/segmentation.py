@@ -1,7 +1,7 @@
-"""What a prompt asks for, taken apart: content, style and atmosphere (MINT-IQA's prompt segmentation).
+"""Splits a prompt into content, style and atmosphere (MINT-IQA's prompt segmentation).
 
-The paper has an LLM rewrite each prompt into these three and appends them to what the Q-Former reads. Here a
-deterministic splitter does it by phrases; `segment_with` asks any chat model instead.
+In the paper, an LLM rewrites each prompt into these three parts, and the Q-Former reads them after the
+prompt. Here `segment` splits by phrases, without a model; `segment_with` asks any chat model instead.
 
     python -m instruct_data segment rated.jsonl --output notes.jsonl [--model FOLDER]
 """
@@ -16,9 +16,9 @@ from instruct_data.prompts import STOP_WORDS, STYLE_PHRASES
 from mint_iqa.errors import MintIQAError
 from mint_iqa.tables.reading import read_bytes
 
-Chat = Callable[[list[dict[str, str]]], str]  # messages -> the answer, e.g. a transformers pipeline wrapped
+ChatModel = Callable[[list[dict[str, str]]], str]  # messages -> answer, e.g. a wrapped transformers pipeline
 
-# Lighting, color, weather, hour and mood; what else STYLE_PHRASES has is style.
+# Lighting, color, weather, time of day and mood. The rest of STYLE_PHRASES is style.
 _ATMOSPHERE_WORDS = """
     light lights lighting lit warm cold cool soft hdr dramatic moody mood dark gloomy foggy fog
     misty mist hazy sunny rainy stormy cloudy snowy sunset sunrise dusk dawn night nighttime
@@ -52,34 +52,34 @@ INSTRUCTION = (
     "content: what is to be seen\nstyle: how it is made\natmosphere: light, colour and mood\n"
     "Leave a line empty if the prompt does not say."
 )
-ANSWER_TOKENS = 160  # at most, of a chat model
+MAX_ANSWER_TOKENS = 160
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The parts of a prompt in its own words; "" for what it doesn't say."""
+    """The parts of a prompt in its own words; "" for a part that it doesn't have."""
 
     content: str
     style: str
     atmosphere: str
 
     def notes(self) -> str:
-        """ "Content: ... Style: ... Atmosphere: ...", without the empty ones."""
+        """ "Content: ... Style: ... Atmosphere: ...", without the empty parts."""
         parts = {"Content": self.content, "Style": self.style, "Atmosphere": self.atmosphere}
         return " ".join(f"{name}: {text}." for name, text in parts.items() if text)
 
 
 def annotated(prompt: str, segments: Segments) -> str:
-    """The prompt with its notes behind it, as the Q-Former reads it; one without style and mood as it is."""
+    """The prompt and its notes, as the Q-Former reads it; the prompt alone if it names no style or mood."""
     if not (segments.style or segments.atmosphere):
         return prompt
     return f"{prompt.strip().rstrip('.,')}. {segments.notes()}"
 
 
 def segment(prompt: str) -> Segments:
-    """Split by phrases: between commas and full stops, "a painting of ..." and "... in X style".
+    """Split a prompt at commas, at full stops, after "a painting of ..." and before "... in X style".
 
-    Every word of the prompt but commas and those two joints ends up in one of the three parts.
+    Every word of the prompt, except the joints, ends up in one of the three parts.
     """
     found: dict[str, list[str]] = {"content": [], "style": [], "atmosphere": []}
     for phrase in re.split(r"\s*[,;]\s*|\.(?:\s+|$)", prompt.strip()):
@@ -101,8 +101,8 @@ def _kind(phrase: str) -> str:
     return "atmosphere" if words & ATMOSPHERE and not words & {"style", "detail"} else "style"
 
 
-def segment_with(chat: Chat, prompt: str) -> Segments:
-    """The same by a chat model; where its answer isn't the three lines asked for, by `segment`."""
+def segment_with(chat: ChatModel, prompt: str) -> Segments:
+    """Like `segment`, but by a chat model; falls back to `segment` if the answer isn't three such lines."""
     messages = [{"role": "user", "content": f"{INSTRUCTION}\n\nPrompt: {prompt}"}]
     lines = re.findall(r"(?im)^\s*(content|style|atmosphere)\s*:[ \t]*(.*)$", chat(messages))
     said = {name.lower(): text.strip().rstrip(".") for name, text in lines}
@@ -112,7 +112,7 @@ def segment_with(chat: Chat, prompt: str) -> Segments:
 
 
 def read_notes(path: Path) -> dict[str, Segments]:
-    """Prompts and their parts from a file of JSON Lines; MintIQAError, naming the line, for a broken one."""
+    """Prompts and their parts from a JSON Lines file. Raises MintIQAError that names a broken line."""
     notes = {}
     for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         if line.strip():
@@ -123,24 +123,25 @@ def read_notes(path: Path) -> dict[str, Segments]:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise MintIQAError(
                     "unusable_lines",
-                    f"{path} line {number} is not a prompt with its parts: write it with `segment`.",
+                    f"{path}, line {number} is not a prompt with its parts: write the file with `segment`.",
                 ) from error
     return notes
 
 
-def chat_with(model: str | Path) -> Chat:
-    """Any chat model of transformers, from a local folder or the hub's cache: greedy, so always the same.
+def chat_with(model: str | Path) -> ChatModel:
+    """Any chat model of transformers, from a folder or the hub's cache. Decoding is greedy, so it repeats.
 
-    Raises MintIQAError if it can't be loaded or has no chat template.
+    Raises MintIQAError if the model can't be loaded or has no chat template.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # seconds that the rules do without
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # takes seconds, and the rules need neither
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
         llm = AutoModelForCausalLM.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
         raise MintIQAError(
-            "model_missing", f"{model} is not a chat model that can be loaded: give the folder of one."
+            "model_missing",
+            f"{model} is not a chat model that transformers can load: give the folder of one.",
         ) from error
     if tokenizer.chat_template is None:
         raise MintIQAError("model_missing", f"{model} has no chat template: give an instruction-tuned model.")
@@ -149,7 +150,7 @@ def chat_with(model: str | Path) -> Chat:
         asked = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        answer = llm.generate(**asked, max_new_tokens=ANSWER_TOKENS, do_sample=False)
+        answer = llm.generate(**asked, max_new_tokens=MAX_ANSWER_TOKENS, do_sample=False)
         return str(tokenizer.decode(answer[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
 
     return chat

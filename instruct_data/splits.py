@@ -1,6 +1,6 @@
-"""Splits that don't leak: by prompt or by reference image, with copies of a picture on one side.
+"""Splits that don't leak: by prompt or by reference image, with all copies of a picture on one side.
 
-The official split of AIGCIQA2023+ does leak. It is here for comparison with published figures alone.
+The official split of AIGCIQA2023+ does leak. It is here only for comparison with published figures.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from mint_iqa.folds import prompt_folds
 
 By = Literal["prompt", "reference"]
 
-# The 480 test pictures of AIGCIQA2023+: those of the published code's test file. The label file has no column
-# for it, but lists 1,920 pictures by number and then these 480.
+# The 480 test pictures of AIGCIQA2023+, as in the published code's test file. The label file has no column
+# for the split, but it lists 1,920 pictures by number and then these 480.
 _OFFICIAL_TEST = """
     2 5 10 33 44 48 52 53 63 70 73 76 82 85 95 97 101 105 108 113 117 127 137 139 141 142 151 152 155 156 157
     165 177 179 180 188 205 207 216 222 223 228 233 234 235 236 240 241 250 255 259 261 269 277 280 287 288
@@ -46,7 +46,7 @@ OFFICIAL_TEST = frozenset(map(int, _OFFICIAL_TEST.split()))
 
 
 def image_hashes(records: Sequence[Record], folder: Path) -> dict[str, str]:
-    """sha256 of every picture of the records that is a file below `folder`, by its name."""
+    """name -> sha256 of every picture of the records that exists below `folder`."""
     hashes = {}
     for name in dict.fromkeys(record.image for record in records):
         if (folder / name).is_file():
@@ -63,16 +63,16 @@ def by_shares(
     hashes: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> list[R]:
-    """The records with train, validation and test set in about these shares, the same for the same seed.
+    """The records split into train, validation and test in about these shares; a seed repeats the split.
 
-    shares: three whole numbers >= 0, e.g. 80, 0, 20; hashes: see `image_hashes`. What has one prompt (or one
-    reference) stays together, and so do identical pictures, as `mint_iqa.folds.prompt_folds` has it.
-    Raises MintIQAError: `bad_argument` if there are too few unrelated prompts for such shares, `no_reference`
-    for a distorted picture that names none, and what `check_split` raises.
+    shares: three whole numbers >= 0, e.g. 80, 0, 20; hashes: see `image_hashes`. Records of one prompt (or
+    one reference) stay together, and so do identical pictures (see `mint_iqa.folds.prompt_folds`).
+    Raises MintIQAError: `bad_argument` for too few unrelated prompts, `no_reference` for a distorted picture
+    without a reference, and the errors of `check_split`.
     """
     if len(shares) != 3 or min(shares) < 0 or sum(share > 0 for share in shares) < 2:
         raise MintIQAError(
-            "bad_argument", "Shares are three whole numbers, two of them above 0, such as 80/10/10."
+            "bad_argument", "Shares must be three whole numbers, two of them above 0, such as 80/10/10."
         )
     parts = [share // math.gcd(*shares) for share in shares]
     folds = _folds(records, by, sum(parts), hashes or {}, seed)
@@ -89,31 +89,31 @@ def by_fold(
     hashes: Mapping[str, str] | None = None,
     seed: int = 0,
 ) -> list[R]:
-    """The records with fold `test_fold` (0..folds-1) as test, the others as train; raises as `by_shares`."""
+    """The records with fold `test_fold` (0..folds-1) as test, the rest as train; raises like `by_shares`."""
     if not 0 <= test_fold < folds:
-        raise MintIQAError("bad_argument", f"The test fold is one of 0..{folds - 1}, not {test_fold}.")
+        raise MintIQAError("bad_argument", f"The test fold must be one of 0..{folds - 1}, not {test_fold}.")
     found = _folds(records, by, folds, hashes or {}, seed)
     return _assigned(records, ["test" if fold == test_fold else "train" for fold in found], hashes or {})
 
 
 def official_aigciqa2023(records: Sequence[R]) -> list[R]:
-    """The records of AIGCIQA2023+ with the published sides, train or test, picture by picture.
+    """The records of AIGCIQA2023+ with the published split into train and test, picture by picture.
 
     Every prompt is on both sides: see `shared_prompts`. Raises MintIQAError (`bad_argument`) for a picture
-    that is not named 0.png..2399.png.
+    with a name other than 0.png..2399.png.
     """
     numbers = [number_of(record.image) for record in records]
     if None in numbers:
         stranger = records[numbers.index(None)].image
         raise MintIQAError(
             "bad_argument",
-            f"{stranger!r:.80} is not a picture of AIGCIQA2023+, whose split this is: use --by prompt.",
+            f"{stranger!r:.80} is not a picture of AIGCIQA2023+, which this split is for: use --by prompt.",
         )
     return _with_sides(records, ["test" if number in OFFICIAL_TEST else "train" for number in numbers])
 
 
 def shared_prompts(records: Sequence[Record]) -> tuple[int, int]:
-    """How many prompts are on more than one side, and how many there are."""
+    """The number of prompts on more than one side, and the number of all prompts."""
     sides: dict[str, set[Split | None]] = {}
     for record in records:
         if record.prompt:
@@ -122,10 +122,10 @@ def shared_prompts(records: Sequence[Record]) -> tuple[int, int]:
 
 
 def check_split(records: Sequence[Record], hashes: Mapping[str, str] | None = None) -> None:
-    """Raises MintIQAError (`split_leak`) naming a prompt, reference or picture that is on two sides.
+    """Raise MintIQAError (`split_leak`) that names a prompt, reference or picture on two sides.
 
-    Identical pictures under two names are found if `hashes` has both. Records with no split are an error too
-    (`not_split`).
+    Identical pictures under two names are found if `hashes` has both. A record without a split is also an
+    error (`not_split`).
     """
     digests = hashes or {}
     keys: tuple[tuple[str, Callable[[Record], str]], ...] = (
@@ -141,19 +141,19 @@ def _check_apart(records: Sequence[Record], kind: str, key_of: Callable[[Record]
     first: dict[str, Record] = {}
     for record in records:
         if record.split is None:
-            raise MintIQAError("not_split", f"{record.image} is on no side: split all records first.")
+            raise MintIQAError("not_split", f"{record.image} has no split: split all records first.")
         earlier = first.setdefault(key_of(record), record) if key_of(record) else record
         if earlier.split != record.split:
             name = {"prompt": record.prompt, "reference": record.reference}.get(kind) or record.image
             raise MintIQAError(
                 "split_leak",
                 f"The {kind} {name!r:.200} is in {earlier.split} ({earlier.image}) "
-                f"and in {record.split} ({record.image}): keep what shares a {kind} on one side.",
+                f"and in {record.split} ({record.image}): keep records that share a {kind} on one side.",
             )
 
 
 def sizes(records: Sequence[Record]) -> dict[str, int]:
-    """How many records each side has, train first."""
+    """side -> number of records, train first."""
     found = Counter(record.split for record in records)
     return {side: found[side] for side in SPLITS if found[side]}
 
@@ -163,13 +163,13 @@ def _folds(records: Sequence[Record], by: By, folds: int, hashes: Mapping[str, s
         keys = [pristine(record) for record in records]
     else:
         keys = [record.prompt or pristine(record) for record in records]
-    # The questions about one picture stay together, whether its file is there or not.
+    # The questions about one picture stay together, even if its file is missing.
     pictures = [hashes.get(record.image, record.image) for record in records]
     return [int(fold) for fold in prompt_folds(keys, pictures, folds, seed)]
 
 
 def pristine(record: Record) -> str:
-    """What a picture derives from, or itself. MintIQAError (`no_reference`) if that is not known."""
+    """The picture that a record derives from, or its own. Raises MintIQAError (`no_reference`) if unknown."""
     if record.distortion and not record.reference:
         raise MintIQAError(
             "no_reference",

@@ -108,11 +108,11 @@ class Assessor:
 
     @property
     def fit(self) -> Fitting:
-        """What makes a picture as small as the model sees it."""
+        """Shrinks a picture to the size that the model sees."""
         return self.processor.fit
 
     def read(self, image: Source | ReadImage | Picture, name: str | None = None) -> Picture:
-        """Read and encode a picture. Raises MintIQAError for whatever is not one."""
+        """Read and encode a picture. Raises MintIQAError if it can't be read as one."""
         if isinstance(image, Picture):
             return image
         read = image if isinstance(image, ReadImage) else read_image(image)
@@ -131,7 +131,7 @@ class Assessor:
         batch_size: int = 8,
         explain: bool = False,
     ) -> Iterator[Assessment | FailedAssessment]:
-        """One record an item, in order, pulled as needed; a picture that can't be read fails alone."""
+        """One record per item, in order, produced lazily; a picture that can't be read fails alone."""
         iterator = iter(items)
         # Decoding holds no lock that scoring needs, and a batch has several files.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -282,8 +282,8 @@ class Assessor:
             encoded, rated.quality_vectors, text.ids.to(device), text.mask.to(device)
         )
         if self.model.fault_head is not None and not rated.faults:
-            # Nothing was detected, so there is nothing to name: without soft tokens the model has learned to
-            # name no fault, in whole sentences, which banning words alone would break.
+            # Nothing was detected, so no fault may be named. Without soft tokens the model has learned to
+            # write whole sentences that name none; banning words alone would break sentences.
             soft = torch.zeros_like(soft)
         seen: Tensor = soft[0]
         return seen
@@ -299,7 +299,7 @@ class Assessor:
         return language.prefix(soft, language.tokens(rated.scores.model_dump(), question, history))
 
     def banned_sequences(self, rated: Rated) -> list[tuple[int, ...]]:
-        """Token sequences that an answer about this picture must not hold, because they claim too much."""
+        """Token sequences that must not be in an answer about this picture, because they claim too much."""
         faults = {fault.name: fault.severity for fault in rated.faults}
         # Dumped: as the record writes them, so that words and numbers agree at a cut as well.
         scores: dict[Dimension, float | None] = rated.scores.model_dump()  # type: ignore[assignment]
@@ -312,7 +312,7 @@ class Assessor:
 
 
 def _warnings(picture: Picture, cut: bool, processor: MintIQAProcessor, untrained: bool) -> Iterator[str]:
-    """What makes scores less certain. cut: whether the prompt was too long to be read whole."""
+    """Reasons why the scores are less certain. cut: whether the prompt was too long to be read in full."""
     width, height = picture.size
     if max(width, height) > processor.max_aspect * min(width, height):
         yield (

@@ -1,4 +1,4 @@
-"""Names of devices and of number types -> those of torch."""
+"""Names of devices and number types -> those of torch."""
 
 import torch
 
@@ -6,10 +6,10 @@ from mint_iqa.errors import MintIQAError
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of this name, or the best there is; MintIQAError where there is none."""
+    """The device of this name, by default the GPU if there is one; MintIQAError for an unknown name."""
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device  # "cuda" is a good name where there is no GPU
+        return torch.empty(0, device=name).device  # "cuda" is a valid name even without a GPU
     except (RuntimeError, AssertionError) as error:
         raise MintIQAError("bad_argument", f"There is no device {name!r} here: use cpu or cuda.") from error
 

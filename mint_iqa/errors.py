@@ -1,6 +1,6 @@
-"""The one exception that bad input ends in, and every kind of trouble that it names."""
+"""The one exception for bad input, and a code for every kind of trouble."""
 
-# Stable: programs can rely on them. docs/errors.md prints this table.
+# Codes are stable: programs can rely on them. docs/errors.md prints this table.
 CODES: dict[str, str] = {
     # pictures
     "image_bad_pixels": "The picture has pixel values that are not finite numbers.",
@@ -39,7 +39,7 @@ CODES: dict[str, str] = {
     "bad_config": "A config or a recipe has a value that can't be used.",
     "config_missing": "There is no config or recipe at the path.",
     "llm_missing": "No language model is named, and the source brings none.",
-    "model_missing": "There is no such preset, folder or hub id, or the hub can't be reached.",
+    "model_missing": "There is no such preset, folder or hub id, or it can't be fetched or read.",
     "text_missing": "The source has no encoder that reads text.",
     "tokenizer_mismatch": "The tokenizer has more tokens than the weights.",
     "tokenizer_missing": "A tokenizer's files are missing or can't be read.",
@@ -94,7 +94,7 @@ CODES: dict[str, str] = {
 
 
 class MintIQAError(Exception):
-    """Something a user can put right: a missing file, a damaged image, an unknown option.
+    """Something a user can fix: a missing file, a damaged image, an unknown option.
 
     `message` is one sentence that says what is wrong, where, and what to do about it; it is shown as it is,
     without a traceback. `code` is one of `CODES`: messages may be reworded, codes may not.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whenever a process is killed, and where caches lie."""
+"""Writes files that are complete or absent even if the process is killed; finds the cache folder."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ def cache_root() -> Path:
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """An empty neighbor to write into, renamed to `folder` at the end: no interruption leaves half of it."""
+    """An empty folder to write into, renamed to `folder` at the end: `folder` is never half-written."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as outer:
         temporary = Path(outer, folder.name)
@@ -29,7 +29,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Under its name the file is whole at any moment."""
+    """Write a file that is never half-written under its name."""
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

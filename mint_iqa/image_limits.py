@@ -17,12 +17,12 @@ MAX_BYTES = 64 * 2**20
 MIN_SIDE = 8
 
 MAX_SCANS = 64  # encoders write about ten; each costs a pass over all pixels (libjpeg-turbo's LJT-01-004)
-MAX_TAG_VALUES = 100_000  # one a strip or tile
+MAX_TAG_VALUES = 100_000  # one per strip or tile
 MAX_RUN_LENGTH_PIXELS = 4_000_000  # Pillow expands such a BMP in Python
 MAX_HEADER_BYTES = 8 * 2**20  # profiles and thumbnails; Pillow joins their pieces in quadratic time
 MAX_READS = 500_000
 MAX_GIF_READS = 5_000  # Pillow joins the pieces of a comment, 255 bytes each, in quadratic time
-_TEXT_OR_BYTES = (1, 2, 7)  # TIFF types that stay one object; each value of another becomes one of its own
+_TEXT_OR_BYTES = (1, 2, 7)  # TIFF types that stay one object; of other types, each value becomes an object
 
 
 class TooCostlyError(Exception):
@@ -50,7 +50,7 @@ class LimitedFile(io.BytesIO):
 
 
 def check_file(data: bytes, format: str, label: str) -> LimitedFile:
-    """The bytes as Pillow may read them. MintIQAError (`image_too_complex`) for what shows at a glance."""
+    """The bytes as Pillow may read them; MintIQAError (`image_too_complex`) for too many scans or tags."""
     if format == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
         raise too_complex(label)
     if format == "TIFF" and _most_values(data) > MAX_TAG_VALUES:

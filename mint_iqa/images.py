@@ -69,8 +69,8 @@ Fitting = Callable[[Image.Image], Image.Image]
 class ReadImage:
     """A picture ready to be scored.
 
-    `rgb` is upright, 8 bit, mode RGB, at least 8 pixels a side; `size` (width, height) is what it was read
-    with, even where `rgb` has been fitted to a model since; `sha256` is the hex digest of the file's bytes
+    `rgb` is upright, 8 bit, mode RGB, at least 8 pixels per side; `size` (width, height) is its size as
+    read, even if `rgb` was fitted to a model later; `sha256` is the hex digest of the file's bytes
     (None for a PIL image, which has no file); `warnings` says in plain words what was done to the picture.
     """
 
@@ -82,11 +82,11 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class Fit:
-    """RGB image of any shape -> RGB side x side (bicubic, antialiased); twice is as once.
+    """RGB image of any shape -> RGB side x side (bicubic, antialiased); idempotent.
 
-    A picture is squeezed into the square whole, up to `max_aspect`, a ratio of its sides; a longer one loses
-    its ends first (the middle part of that ratio is kept). Here and not in processing.py, because processes
-    that only read pictures should not load torch.
+    The whole picture is squeezed into the square if the ratio of its sides is at most `max_aspect`; a longer
+    one is first cropped to its middle part of that ratio. This is not in processing.py because processes that
+    only read pictures should not load torch.
     """
 
     side: int
@@ -132,7 +132,7 @@ def _file_bytes(source: str | Path, max_bytes: int) -> bytes:
         mode = path.stat().st_mode
         if str(source) and stat.S_ISDIR(mode):
             raise MintIQAError("image_is_a_folder", f"{source} is a folder: name the image files in it.")
-        if not stat.S_ISREG(mode):  # reading a pipe or device could wait for ever
+        if not stat.S_ISREG(mode):  # reading a pipe or device could wait forever
             raise MintIQAError("image_missing", f"{str(source)!r} is not a file: give the path of an image.")
         with path.open("rb") as file:
             return file.read(max_bytes + 1)
@@ -189,7 +189,7 @@ def _decode(opener: Callable[[], Image.Image], label: str, digest: str | None, m
         raise too_complex(label) from None
     except MemoryError:
         raise MintIQAError("image_too_large", f"{label} does not fit into memory: save it smaller.") from None
-    except Exception as error:  # Pillow's readers let any family escape: SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow's readers raise anything: SyntaxError, struct.error, ...
         raise MintIQAError(
             "image_truncated", f"{label} is cut short or damaged: copy or export it again."
         ) from error
@@ -213,7 +213,7 @@ def _orientation(image: Image.Image) -> tuple[int, tuple[str, ...]]:
         if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
             raise ValueError("too long to be parsed")
         return int(image.getexif().get(ExifTags.Base.Orientation, 1)), ()
-    except Exception:  # damaged EXIF fails in as many ways as damaged pixels, but the picture is still there
+    except Exception:  # damaged EXIF can raise anything, but the pixels may still be good
         return 1, ("its EXIF data is damaged: it may be rotated",)
 
 
@@ -222,7 +222,7 @@ def _has_more_frames(image: ImageFile) -> bool:
         return gif_goes_on(image.fp.getbuffer(), image.tile[0].offset)
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # an opened GIF looks for its second frame here; finding a damaged one is finding one
+    except Exception:  # this looks for a GIF's second frame; a damaged one counts as one
         return True
 
 
@@ -272,7 +272,7 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
 
 def _from_32_bit(image: Image.Image, label: str) -> tuple[Image.Image, tuple[str, ...]]:
     extrema = [f(np.asarray(band)) for _, band in _bands(image) for f in (np.min, np.max)]
-    if not np.isfinite(extrema).all():  # either is NaN where any value is
+    if not np.isfinite(extrema).all():  # both are NaN if any value is
         raise MintIQAError("image_bad_pixels", f"{label} has pixels that are not numbers: save it as PNG.")
     is_float = image.mode == "F"
     low, high = _value_range(float(min(extrema)), float(max(extrema)), is_float=is_float)

@@ -98,7 +98,9 @@ def _members(groups: Iterable[Hashable], rows: int) -> list[npt.NDArray[np.int64
         members.setdefault(group, []).append(row)
     found = sum(map(len, members.values()))
     if found != rows:
-        raise MintIQAError("bad_argument", f"There are {rows} rows but {found} groups: give one group a row.")
+        raise MintIQAError(
+            "bad_argument", f"There are {rows} rows but {found} groups: give one group per row."
+        )
     return [np.array(each) for each in members.values()]
 
 

@@ -1,4 +1,4 @@
-"""Keeps the libraries underneath from printing what means nothing here."""
+"""Silences messages of other libraries that mean nothing here."""
 
 import logging
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' loading bars and reports: what is missing on purpose is checked by us."""
+    """Hide transformers' progress bars and loading reports; our own code checks for missing weights."""
     bars, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -22,5 +22,5 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def silence_bitsandbytes() -> None:
-    """It warns on every CPU about an optional kernel that nothing here uses."""
+    """Hide its warning about an optional kernel that nothing here uses."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -60,7 +60,7 @@ Severity = Annotated[_Unit, PlainSerializer(_two_decimals, return_type=_Unit)]
 Text = Annotated[str, BeforeValidator(encodable)]
 
 
-class _Model(BaseModel):
+class _Frozen(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
@@ -70,7 +70,7 @@ class _Model(BaseModel):
     )
 
 
-class Scores(_Model):
+class Scores(_Frozen):
     """Three scores on 0..100, higher is better; kept in full, written with two decimals."""
 
     quality: Score = Field(
@@ -85,7 +85,7 @@ class Scores(_Model):
     )
 
 
-class Levels(_Model):
+class Levels(_Frozen):
     """The word for each score, from bad to excellent in equal steps of 20 points."""
 
     quality: Level
@@ -101,14 +101,14 @@ class Levels(_Model):
         return cls.model_validate(words)
 
 
-class Fault(_Model):
+class Fault(_Frozen):
     """A visible fault and how strong it is."""
 
     name: FaultName
     severity: Severity = Field(description="0 (barely there) .. 1 (as strong as it gets).")
 
 
-class Explanation(_Model):
+class Explanation(_Frozen):
     """The model's reasons, in its own words."""
 
     quality: Text
@@ -117,14 +117,14 @@ class Explanation(_Model):
     overall: Text = Field(description="Why the image gets these scores.")
 
 
-class ModelInfo(_Model):
+class ModelInfo(_Frozen):
     """Which weights gave the result."""
 
     name: Text = Field(description="Preset, folder or hub id; clip-agiqa= and a folder for a CLIP-AGIQA.")
     revision: Text = Field(description="Identifies the exact weights.")
 
 
-class Failure(_Model):
+class Failure(_Frozen):
     """Why there is no result."""
 
     code: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Stable name of the kind of trouble.")
@@ -136,7 +136,7 @@ class Failure(_Model):
         return cls(code=error.code, message=error.message)
 
 
-class _Record(_Model):
+class _Record(_Frozen):
     schema_version: Literal["1.1"] = SCHEMA_VERSION
     image: Text = Field(description="The image as the user named it.")
     image_sha256: str | None = Field(

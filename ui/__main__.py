@@ -35,8 +35,8 @@ def serve(
         raise MintIQAError(
             "bad_argument", "--auth is for the page and --api-key for --api: use the other one."
         )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # or the folder would stay behind
-    # A folder of its own: pictures stay apart from other Gradio apps and go when the server does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # otherwise the folder would remain
+    # A separate folder keeps the pictures apart from other Gradio apps and disappears with the server.
     with tempfile.TemporaryDirectory(prefix="mint-iqa-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -54,11 +54,11 @@ def serve(
 
 
 def _loaded(model: str) -> "Assessor":
-    from mint_iqa.assessor import Assessor  # here, so that --help need not wait for torch and Gradio
+    from mint_iqa.assessor import Assessor  # here, so that --help does not wait for torch and Gradio
 
     print(f"Loading {model} ...", file=sys.stderr)
     assessor = Assessor.from_pretrained(model)
-    assessor.language_model()  # now, or the first answer would wait for it
+    assessor.language_model()  # now, so that the first answer does not wait for it
     return assessor
 
 
@@ -93,14 +93,15 @@ def _login(auth: str | None) -> tuple[str, str] | None:
         return None
     user, colon, password = auth.partition(":")
     if not (user and colon and password):
-        raise MintIQAError("bad_argument", "--auth needs a name and a password with a colon between them.")
+        raise MintIQAError("bad_argument", "--auth needs a name and a password, separated by a colon.")
     return user, password
 
 
 def main() -> int:
+    """Run the command and return its exit code: 2 if it cannot be used as given."""
     try:
         app(prog_name="python -m ui")
-    except SystemExit as stop:  # how typer ends
+    except SystemExit as stop:  # typer always ends with it
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except MintIQAError as error:
         print(f"error: {error.message}", file=sys.stderr)

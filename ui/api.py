@@ -23,14 +23,14 @@ from starlette.requests import ClientDisconnect
 from mint_iqa.assessor import Assessor, Picture
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
-from ui.completions import Asked, Reply
+from ui.completions import ChatReply, ChatRequest
 from ui.inputs import sentence
-from ui.session import AT_ONCE
+from ui.session import MAX_CONCURRENT
 
-TEXT_BYTES = 2**20  # of a request, besides its picture
-UPLOAD_SECONDS = 60  # in which a request has to arrive
+MAX_TEXT_BYTES = 2**20  # of a request without its picture
+UPLOAD_SECONDS = 60  # a request must arrive within this time
 KEPT_PICTURES = 16
-# The status of an error by its code, where it is not 400.
+# error code -> HTTP status, where it is not 400
 STATUS = {
     "invalid_api_key": 401,
     "model_not_found": 404,
@@ -42,18 +42,18 @@ STATUS = {
 
 
 class Service:
-    """What the endpoints do. max_upload: bytes of a picture; queue_size: requests that may wait."""
+    """The work behind the endpoints. max_upload: bytes of a picture; queue_size: requests that may wait."""
 
     def __init__(self, assessor: Assessor, api_key: str | None, queue_size: int, max_upload: int) -> None:
         self.assessor, self.api_key, self.max_upload = assessor, api_key, max_upload
         self.started = int(time.time())
-        self.places = AT_ONCE + queue_size
+        self.places = MAX_CONCURRENT + queue_size
         self._pictures: dict[str, Picture] = {}
         self._lock = threading.Lock()
 
     @property
     def model(self) -> str:
-        """What clients call the model: a folder by its own name, not by where it lies."""
+        """The model's name for clients: of a folder, its own name without the path."""
         name = self.assessor.model_info.name
         return Path(name).resolve().name if Path(name).is_dir() else name
 
@@ -62,7 +62,9 @@ class Service:
 
     def check_model(self, name: str) -> None:
         if name != self.model:
-            raise MintIQAError("model_not_found", f"There is no model {name[:80]!r} here: use {self.model}.")
+            raise MintIQAError(
+                "model_not_found", f"Model {name[:80]!r} is not served here: use {self.model}."
+            )
 
     def check_key(self, authorization: str) -> None:
         expected = f"Bearer {self.api_key}"
@@ -71,22 +73,24 @@ class Service:
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
-        """One of the places of requests that wait or are answered; MintIQAError when all are taken."""
+        """Hold one of the places for waiting and running requests. Raises MintIQAError if all are taken."""
         if not self.places:
-            raise MintIQAError("busy", "The server is busy and its queue full: try again in some seconds.")
-        self.places -= 1  # all on one event loop: nothing happens in between
+            raise MintIQAError(
+                "busy", "The server is busy and its queue is full: try again in a few seconds."
+            )
+        self.places -= 1  # safe: all requests share one event loop
         try:
             yield
         finally:
             self.places += 1
 
     async def body(self, request: Request) -> bytes:
-        """The whole body. What is too much is read and dropped: a client cut off would not see why."""
+        """The whole body. An overlong one is read to its end: a client that is cut off sees no error."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise MintIQAError(
-                "bad_content_type", "Send JSON, with the header Content-Type: application/json."
+                "bad_content_type", "Send JSON with the header Content-Type: application/json."
             )
-        limit, size, body = self.max_upload * 4 // 3 + TEXT_BYTES, 0, bytearray()
+        limit, size, body = self.max_upload * 4 // 3 + MAX_TEXT_BYTES, 0, bytearray()
         try:
             async with asyncio.timeout(UPLOAD_SECONDS):
                 async for block in request.stream():
@@ -95,17 +99,18 @@ class Service:
         except TimeoutError:
             raise MintIQAError(
                 "upload_too_slow",
-                f"The request took more than {UPLOAD_SECONDS} s to arrive: save it smaller.",
+                f"The request took more than {UPLOAD_SECONDS} s to arrive: send a smaller picture.",
             ) from None
         if size > limit:
             shown = f"{self.max_upload / 2**20:g} MiB"
             raise MintIQAError(
-                "image_too_large", f"The request is larger than a picture of {shown} makes it."
+                "image_too_large",
+                f"The request is larger than one with a picture of {shown}: send a smaller picture.",
             )
         return bytes(body)
 
-    def begin(self, asked: Asked) -> tuple[Reply, Iterator[str]]:
-        """The scores, and an answer to be written. Raises MintIQAError for whatever can't be answered."""
+    def begin(self, asked: ChatRequest) -> tuple[ChatReply, Iterator[str]]:
+        """The scores, and the pieces of the answer. Raises MintIQAError if the request can't be answered."""
         self.check_model(asked.model)
         picture = self._picture(asked.image)
         record = self.assessor.assess(picture, asked.prompt, explain=False)
@@ -114,16 +119,16 @@ class Service:
             record.scores.model_dump(), asked.question, asked.history
         )
         length = sum(map(len, told)) + self.assessor.model.config.query_tokens
-        return Reply(asked, record, length), pieces
+        return ChatReply(asked, record, length), pieces
 
     def _picture(self, data: bytes) -> Picture:
-        """The picture, encoded unless it is among those used last: a chat sends it with every question."""
+        """The encoded picture, from the cache if it is recent: a chat sends it with every question."""
         key = hashlib.sha256(data).hexdigest()
         with self._lock:
             known = self._pictures.pop(key, None)
         picture = known or self.assessor.read(read_image(data, max_bytes=self.max_upload))
         with self._lock:
-            self._pictures[key] = picture  # at the end: the order is that of the last use
+            self._pictures[key] = picture  # at the end: the order is by last use
             for old in list(self._pictures)[:-KEPT_PICTURES]:
                 del self._pictures[old]
         return picture
@@ -134,8 +139,8 @@ def build(
 ) -> FastAPI:
     """The application; max_upload is in MB."""
     service = Service(assessor, api_key, queue_size, max_upload * 2**20)
-    at_once = asyncio.Semaphore(AT_ONCE)
-    # No pages of FastAPI's own: they load scripts from elsewhere.
+    at_once = asyncio.Semaphore(MAX_CONCURRENT)
+    # FastAPI's own pages are off, since they load scripts from other servers.
     app = FastAPI(title="MINT-IQA", docs_url=None, redoc_url=None, openapi_url=None)
     for kind in (MintIQAError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, _refusal)
@@ -143,28 +148,28 @@ def build(
     def key(request: Request) -> None:
         service.check_key(request.headers.get("authorization", ""))
 
-    # Each is entered after the one it depends on, and left when the answer is sent or its reader gone.
+    # Each starts after the one it depends on, and ends when the answer is sent or the client has left.
     async def place(_: Annotated[None, Depends(key)]) -> AsyncIterator[None]:
         with service.place():
             yield
 
-    async def asked(request: Request, _: Annotated[None, Depends(place)]) -> Asked:
-        return await run_in_threadpool(Asked.of, await service.body(request))
+    async def asked(request: Request, _: Annotated[None, Depends(place)]) -> ChatRequest:
+        return await run_in_threadpool(ChatRequest.of, await service.body(request))
 
-    async def turn(_: Annotated[Asked, Depends(asked)]) -> AsyncIterator[None]:
+    async def turn(_: Annotated[ChatRequest, Depends(asked)]) -> AsyncIterator[None]:
         async with at_once:
             yield
 
     @app.post("/v1/chat/completions", dependencies=[Depends(turn)])
-    async def complete(request: Request, asked: Annotated[Asked, Depends(asked)]) -> Response:
-        if await request.is_disconnected():  # while it waited
+    async def complete(request: Request, asked: Annotated[ChatRequest, Depends(asked)]) -> Response:
+        if await request.is_disconnected():  # while the request waited
             raise ClientDisconnect
         try:
             reply, pieces = await run_in_threadpool(service.begin, asked)
             if asked.stream:
                 return StreamingResponse(_events(reply.chunks(pieces)), media_type="text/event-stream")
             return JSONResponse(await run_in_threadpool(reply.whole, pieces))
-        except Exception as error:  # or it would go out as bare text
+        except Exception as error:  # otherwise the client would get plain text
             return await _refusal(request, error)
 
     @app.get("/v1/models", dependencies=[Depends(key)])
@@ -192,7 +197,7 @@ def serve(app: FastAPI, host: str, port: int) -> None:
 
 
 def _events(chunks: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """Server-sent events. An error after the first one can only be told in one of its own."""
+    """Server-sent events. An error after the first event becomes an event itself."""
     try:
         for chunk in chunks:
             yield f"data: {json.dumps(chunk)}\n\n"
@@ -215,5 +220,5 @@ async def _refusal(_: Request, error: Exception) -> Response:
         message = f"{error.detail}: only /v1/chat/completions and /v1/models are served."
         return JSONResponse(_problem(message, "unknown_url"), error.status_code, error.headers)
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=499)  # nobody reads it
+        return Response(status_code=499)  # the client has left and reads nothing
     return JSONResponse(_problem(sentence(error), "server_error"), 500)

@@ -1,4 +1,4 @@
-"""The page: its components, which of them calls what, and how it is served."""
+"""The page: its components, the handlers that they call, and the server."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,13 @@ from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, Assessor
 from mint_iqa.images import read_image
 from mint_iqa.language.chat import MAX_HISTORY
 from ui import html
-from ui.handlers import Chat
+from ui.handlers import ChatHandlers
 from ui.inputs import MAX_PROMPT_CHARACTERS, thumbnail
-from ui.session import AT_ONCE, MAX_ANSWERS, MAX_COMPARED, MAX_SUGGESTIONS, Sessions
+from ui.session import MAX_ANSWERS, MAX_COMPARED, MAX_CONCURRENT, MAX_SUGGESTIONS, Sessions
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
-# File, prompt, and what to look for.
+# (file, prompt, label of the button)
 SHOWN_EXAMPLES = (
     ("coffee_blurred.jpg", "a cup of coffee on a wooden table", "Blurred"),
     ("rocket_noisy.jpg", "a rocket on its launch pad at dusk", "Noisy"),
@@ -28,23 +28,23 @@ SHOWN_EXAMPLES = (
 COMPARED_EXAMPLE = ("coffee.jpg", "coffee_blurred.jpg", "chelsea.jpg")
 HINT = f"Answers take the last {MAX_HISTORY} questions into account; the last {MAX_ANSWERS} are kept."
 CHANGE_THEME = "() => { document.body.classList.toggle('dark'); }"
-POLITE = "element.setAttribute('aria-live', 'polite');"
-KEEP_FILES = (600, 3600)  # every ten minutes, uploads older than an hour are deleted
+ANNOUNCE_CHANGES = "element.setAttribute('aria-live', 'polite');"
+UPLOAD_CLEANUP = (600, 3600)  # seconds: every ten minutes, uploads older than an hour are deleted
 
-# preprocess=False: Gradio's own reading of pictures would come before ours.
+# preprocess=False: otherwise Gradio would read pictures before we do.
 _SCORING: dict[str, Any] = {
-    "preprocess": False, "concurrency_id": "score", "concurrency_limit": AT_ONCE,
+    "preprocess": False, "concurrency_id": "score", "concurrency_limit": MAX_CONCURRENT,
     "api_visibility": "private", "show_progress": "full",
 }  # fmt: skip
 _ANSWERING: dict[str, Any] = {
-    "preprocess": False, "concurrency_id": "answer", "concurrency_limit": AT_ONCE,
+    "preprocess": False, "concurrency_id": "answer", "concurrency_limit": MAX_CONCURRENT,
     "api_visibility": "private", "show_progress": "minimal",
 }  # fmt: skip
-_AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+_UNQUEUED: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 
 
 class Page(gr.Blocks):
-    """Blocks that take uploaded files alone: Gradio itself fetches a web address in a file's place."""
+    """Blocks that accept only uploaded files: Gradio would fetch a web address sent as a file."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         traverse(inputs, _refuse_address, is_file_obj_with_meta)
@@ -59,8 +59,8 @@ def _refuse_address(file: dict[str, Any]) -> dict[str, Any]:
 
 def build(assessor: Assessor, sessions: Sessions, queue_size: int) -> Page:
     """The page, with at most `queue_size` calls waiting; more are told to try again."""
-    chat = Chat(assessor, sessions)
-    with Page(title="MINT-IQA", analytics_enabled=False, delete_cache=KEEP_FILES) as page:
+    chat = ChatHandlers(assessor, sessions)
+    with Page(title="MINT-IQA", analytics_enabled=False, delete_cache=UPLOAD_CLEANUP) as page:
         with gr.Row(elem_id="header"):
             gr.HTML("<h1>MINT-IQA</h1><p>Scores an AI-generated picture and says why.</p>")
             theme = gr.Button("Dark / light", size="sm", elem_id="theme", min_width=90, scale=0)
@@ -75,8 +75,8 @@ def build(assessor: Assessor, sessions: Sessions, queue_size: int) -> Page:
             _compare(chat)
         with gr.Accordion("The model and its limits", open=False, elem_id="about"):
             gr.HTML(html.about(assessor.model_info))
-        gr.api(chat.assess, api_name="assess", concurrency_id="score", concurrency_limit=AT_ONCE)
-        gr.api(chat.ask, api_name="ask", concurrency_id="answer", concurrency_limit=AT_ONCE)
+        gr.api(chat.assess, api_name="assess", concurrency_id="score", concurrency_limit=MAX_CONCURRENT)
+        gr.api(chat.ask, api_name="ask", concurrency_id="answer", concurrency_limit=MAX_CONCURRENT)
         page.unload(chat.left)
     page.queue(max_size=queue_size)
     return page
@@ -85,7 +85,7 @@ def build(assessor: Assessor, sessions: Sessions, queue_size: int) -> Page:
 def launch(
     page: Page, *, host: str, port: int, auth: tuple[str, str] | None = None, max_upload: int = 64
 ) -> None:
-    """Serve `page` from a thread of its own; max_upload is in MB. Raises OSError for a port that is taken."""
+    """Serve `page` from a separate thread; max_upload is in MB. Raises OSError if the port is taken."""
     page.launch(
         server_name=host,
         server_port=port,
@@ -148,17 +148,17 @@ class _Result:
 
     @property
     def view(self) -> list[Any]:
-        """In the order of `calls.view`."""
+        """The components in the order of `ui.handlers.view`."""
         return [self.scores, self.chatbot, self.files, self.notice, self.stop, *self.suggested]
 
 
 def _result() -> _Result:
-    scores = gr.HTML(html.waiting(), elem_id="scores", js_on_load=POLITE)
+    scores = gr.HTML(html.waiting(), elem_id="scores", js_on_load=ANNOUNCE_CHANGES)
     chatbot = gr.Chatbot(
         label="Conversation",
         show_label=False,
         buttons=["copy"],
-        render_markdown=False,  # the address of a picture in a question would be fetched
+        render_markdown=False,  # Markdown would load a picture whose address is in a question
         height=340,
         placeholder="The scores come first, then the reasons. After that, ask.",
         elem_id="chat",
@@ -186,28 +186,28 @@ def _result() -> _Result:
     return _Result(scores, chatbot, suggested, notice, question, ask, stop, files)
 
 
-def _connect(chat: Chat, picture: _Picture, result: _Result) -> None:
+def _connect(chat: ChatHandlers, picture: _Picture, result: _Result) -> None:
     shown = [picture.image, picture.prompt]
     scoring = {**_SCORING, "outputs": result.view, "show_progress_on": result.scores}
     answering = {**_ANSWERING, "outputs": result.view, "show_progress_on": result.chatbot}
     scored = [picture.image.upload(chat.scored, shown, **scoring)]
     for button, (file, prompt, _) in zip(picture.examples, SHOWN_EXAMPLES, strict=True):
-        loaded = button.click(_giver(str(EXAMPLES / file), prompt), None, shown, **_AT_ONCE)
+        loaded = button.click(_giver(str(EXAMPLES / file), prompt), None, shown, **_UNQUEUED)
         scored.append(loaded.then(chat.scored, shown, **scoring))
     for done in scored:
         done.then(chat.explained, shown, **answering)
     gr.on([picture.prompt.submit, picture.again.click], chat.scored, shown, **scoring)
-    picture.image.clear(chat.cleared, None, result.view, **_AT_ONCE)
+    picture.image.clear(chat.cleared, None, result.view, **_UNQUEUED)
 
     typed = [result.question.submit, result.ask.click]
     gr.on(typed, chat.answered, [*shown, result.question], **answering)
     gr.on(typed, None, None, result.question, js="() => ''", api_visibility="private")
     for button in result.suggested:
         button.click(chat.answered, [*shown, button], **answering)
-    result.stop.click(chat.stopped, None, None, **_AT_ONCE)
+    result.stop.click(chat.stopped, None, None, **_UNQUEUED)
 
 
-def _compare(chat: Chat) -> None:
+def _compare(chat: ChatHandlers) -> None:
     gr.HTML(f"<p>Up to {MAX_COMPARED} pictures of one prompt, side by side.</p>")
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -226,7 +226,7 @@ def _compare(chat: Chat) -> None:
     comparing = {**_SCORING, "outputs": [plot, table, files], "show_progress_on": plot}
     gr.on([images.upload, compare.click, prompt.submit], chat.compared, given, **comparing)
     paths = [str(EXAMPLES / file) for file in COMPARED_EXAMPLE]
-    loaded = example.click(_giver(paths, "a cup of coffee on a wooden table"), None, given, **_AT_ONCE)
+    loaded = example.click(_giver(paths, "a cup of coffee on a wooden table"), None, given, **_UNQUEUED)
     loaded.then(chat.compared, given, **comparing)
 
 
@@ -242,7 +242,7 @@ def _giver(*values: Any) -> Any:
 
 
 def _theme() -> gr.themes.Base:
-    """System fonts, since a web font would be a request to somebody else."""
+    """System fonts, since a web font would be a request to another server."""
     return gr.themes.Base(
         primary_hue="teal",
         neutral_hue="slate",
@@ -251,7 +251,7 @@ def _theme() -> gr.themes.Base:
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     ).set(
-        # The theme's own shade carries white letters at 2.5:1, this one at 5.5:1.
+        # White letters have a contrast of 2.5:1 on the theme's own shade and of 5.5:1 on this one.
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
         button_primary_background_fill_dark="*primary_700",

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions: a request -> what is asked about which picture, and answers in their form.
+"""OpenAI's chat completions: parses a request into a question about a picture, and formats the answer.
 
-Nothing here knows of HTTP. What a request may say stands in docs/service.md.
+This module is independent of HTTP. docs/service.md describes the requests.
 """
 
 import base64
@@ -20,7 +20,7 @@ from mint_iqa.language.llm import MAX_NEW_TOKENS
 from mint_iqa.records import Assessment
 from ui.inputs import checked_history, checked_prompt
 
-# A line of a message that gives the picture's prompt, for tools that can send nothing but messages.
+# A line of a message that gives the picture's prompt, for tools that can send only messages.
 PROMPT_LINE = re.compile(r"^[ \t]*prompt:[ \t]*(.*)$\n?", re.IGNORECASE | re.MULTILINE)
 
 
@@ -42,19 +42,19 @@ _Part = Annotated[_Text | _Image, Field(discriminator="type")]
 
 
 def _parts(content: Any) -> Any:
-    """Text alone may be sent as such; an assistant that only called tools has said nothing."""
+    """Content as a list of parts: it may be plain text, or null for an assistant that only called tools."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     return [] if content is None else content
 
 
-class _Message(BaseModel):
+class _ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[list[_Part], BeforeValidator(_parts)] = []
 
     @property
     def text(self) -> str:
-        """All text, each part on lines of its own."""
+        """All text, with each part on separate lines."""
         return "\n".join(part.text for part in self.content if isinstance(part, _Text))
 
     @property
@@ -67,12 +67,12 @@ class _StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Request(BaseModel):
-    """Options that are not named are ignored: decoding is greedy. Those that change what is sent back are
-    named, so that a value which can't be honoured is refused."""
+class _RequestBody(BaseModel):
+    """The body of a request. Unknown options are ignored, since decoding is greedy. Options that change the
+    answer are fields here, so that unsupported values are refused."""
 
     model: str
-    messages: list[_Message] = Field(min_length=1)
+    messages: list[_ChatMessage] = Field(min_length=1)
     image_prompt: str | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
@@ -88,8 +88,8 @@ class _Request(BaseModel):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request asks. `image`: the bytes of the picture's file; `limit`: of the answer, in tokens."""
+class ChatRequest:
+    """A checked request. image: the bytes of the picture's file; limit: tokens of the answer."""
 
     model: str
     image: bytes
@@ -101,8 +101,8 @@ class Asked:
     include_usage: bool
 
     @classmethod
-    def of(cls, body: bytes) -> "Asked":
-        """Raises MintIQAError for a body that is not such a request, with the first thing that is wrong."""
+    def of(cls, body: bytes) -> "ChatRequest":
+        """Parse a body. Raises MintIQAError that names the first problem of an invalid one."""
         request = _parsed(body)
         messages = request.messages
         if messages[-1].role != "user":
@@ -123,9 +123,9 @@ class Asked:
         )
 
 
-def _parsed(body: bytes) -> _Request:
+def _parsed(body: bytes) -> _RequestBody:
     try:
-        return _Request.model_validate_json(body)
+        return _RequestBody.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "The body"
@@ -134,16 +134,16 @@ def _parsed(body: bytes) -> _Request:
 
 
 def _picture(addresses: list[str]) -> bytes:
-    """The one picture's bytes; a chat repeats its picture with each question, so equal ones count once."""
+    """The bytes of the picture. A chat repeats its picture with each question, so equal ones count once."""
     different = set(addresses)
     if not different:
         raise MintIQAError(
-            "image_missing", "There is no picture: send one as an image_url part with a data URI."
+            "image_missing", "The request has no picture: send one as an image_url part with a data URI."
         )
     if len(different) > 1:
         raise MintIQAError(
             "too_many_pictures",
-            f"{len(different)} different pictures are too many: send one, and begin a new chat for another.",
+            f"{len(different)} different pictures are too many: send one, and start a new chat for another.",
         )
     head, comma, data = different.pop().partition(",")
     if not (head.startswith("data:") and head.endswith(";base64") and comma):
@@ -159,12 +159,12 @@ def _picture(addresses: list[str]) -> bytes:
         ) from None
 
 
-def _question(message: _Message) -> str:
+def _question(message: _ChatMessage) -> str:
     return PROMPT_LINE.sub("", message.text).strip()
 
 
-def _turns(messages: Iterable[_Message]) -> list[Turn]:
-    """Questions with their answers; a question that got none counts as never asked."""
+def _turns(messages: Iterable[_ChatMessage]) -> list[Turn]:
+    """Questions with their answers; a question without an answer is left out."""
     turns, asked = [], None
     for message in messages:
         if message.role == "user":
@@ -175,14 +175,14 @@ def _turns(messages: Iterable[_Message]) -> list[Turn]:
     return turns
 
 
-class Reply:
-    """One answer in the form of OpenAI's API: whole, or as the chunks of a stream.
+class ChatReply:
+    """One answer in the format of OpenAI's API: whole, or as the chunks of a stream.
 
-    The picture's record is in the extra field `assessment`. prompt_tokens: all that the LLM reads,
-    the picture's soft tokens included.
+    The extra field `assessment` holds the picture's record. prompt_tokens: all that the LLM reads, including
+    the picture's soft tokens.
     """
 
-    def __init__(self, asked: Asked, record: Assessment, prompt_tokens: int) -> None:
+    def __init__(self, asked: ChatRequest, record: Assessment, prompt_tokens: int) -> None:
         self.asked, self.record, self.prompt_tokens = asked, record, prompt_tokens
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": asked.model}
 
@@ -199,7 +199,7 @@ class Reply:
         }
 
     def chunks(self, pieces: Iterable[str]) -> Iterator[dict[str, Any]]:
-        """The scores at once, then the answer's pieces as they are written."""
+        """The scores first, then the pieces of the answer as they are generated."""
         opening = self._chunk({"role": "assistant", "content": ""})
         yield opening | {"assessment": self.record.model_dump(mode="json")}
         count = 0
@@ -219,6 +219,6 @@ class Reply:
         return "length" if count >= self.asked.limit else "stop"
 
     def _usage(self, count: int) -> dict[str, int]:
-        """A piece is a token, but for the rare character that takes several."""
+        """Token counts. A piece is one token, except for the rare character of several tokens."""
         total = self.prompt_tokens + count
         return {"prompt_tokens": self.prompt_tokens, "completion_tokens": count, "total_tokens": total}

@@ -1,4 +1,4 @@
-"""What components and endpoints call: session.py's functions with Gradio's values in and out."""
+"""The handlers of components and endpoints: they connect Gradio's values with ui/session.py."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +16,10 @@ from ui.session import MAX_SUGGESTIONS, Conversation, Session, Sessions, suggest
 SCORED_ANEW = "Scored anew with this prompt; the picture was not encoded again."
 
 
-class Chat:
-    """What components and endpoints call, each with the session of the page that asks.
+class ChatHandlers:
+    """The handlers of components and endpoints. Each works on the session of the page that calls it.
 
-    A page's state is returned as the list of values that app.py calls `view`: scores, chat, downloads,
+    Handlers of the page return its state as the list of values that `view` builds: scores, chat, downloads,
     notice, stop button, suggested questions.
     """
 
@@ -43,7 +43,7 @@ class Chat:
     def answered(self, image: Any, prompt: str, question: str, request: gr.Request) -> Iterator[list[Any]]:
         session = self._session(request)
         try:
-            # Nothing to do, unless the prompt was changed or the session was released meanwhile.
+            # This does nothing, unless the prompt has changed or the session was released.
             shown = session.show(self.assessor, self._upload(image), prompt)
             for _ in shown.ask(self.assessor, question):
                 if session.conversation is not shown:
@@ -61,7 +61,7 @@ class Chat:
         yield from self.answered(image, prompt, QUESTIONS["overall"], request)
 
     def stopped(self, request: gr.Request) -> None:
-        """The answer being written ends at its next word and shows itself a last time."""
+        """End the current answer at its next word; its handler then shows it once more."""
         if conversation := self._session(request).conversation:
             conversation.settle()
 
@@ -99,7 +99,7 @@ class Chat:
         question: str,
         request: gr.Request,
         prompt: str = "",
-        history: list[list[str]] = [],  # noqa: B006, Gradio shows it as the default and nobody changes it
+        history: list[list[str]] = [],  # noqa: B006, Gradio shows the default, and it is never changed
     ) -> Iterator[str]:
         """Answer a question about an uploaded picture: the answer so far, again and again."""
         try:
@@ -124,6 +124,7 @@ def _key(request: gr.Request) -> str | None:
 
 
 def view(shown: Conversation | None, note: str = "", error: str = "") -> list[Any]:
+    """The values of the page's components, in the order of `_Result.view` in ui/app.py."""
     alert = html.alert(error) if error else ""
     stop = gr.update(interactive=False)
     if shown is None:
@@ -140,7 +141,7 @@ def _writing(shown: Conversation) -> list[Any]:
 
 
 def _unchanged() -> list[Any]:
-    """The page as it is. Gradio empties every output of a generator that ends without a yield."""
+    """Values that leave the page unchanged. Gradio clears the outputs of a generator without a yield."""
     return [gr.skip()] * (5 + MAX_SUGGESTIONS)
 
 

@@ -1,4 +1,4 @@
-"""What the page shows of a result, as HTML that needs nothing from elsewhere; page.css gives it its looks."""
+"""Results as self-contained HTML; page.css styles it."""
 
 import base64
 import io
@@ -10,9 +10,9 @@ from pathlib import PurePath
 from mint_iqa.records import Assessment, FailedAssessment, Fault, ModelInfo, Record, Scores
 from mint_iqa.scoring.columns import write_rows
 from mint_iqa.vocabulary import DIMENSIONS, LEVEL_CUTS, LEVELS, level_of
-from ui.session import Compared, Conversation
+from ui.session import ComparedPicture, Conversation
 
-# Dots closer than this share of the scale would cover each other on a telephone.
+# Dots closer than this would overlap on a phone; in points of the scale.
 DOT_WIDTH = 7.0
 
 SORT_BY_HEADING = """
@@ -32,13 +32,13 @@ element.addEventListener('click', event => {
 
 
 def waiting() -> str:
-    """The place of the scores before there are any."""
+    """Empty score cards, before the first picture."""
     cards = "".join(_card(name, None, "drop a picture") for name in DIMENSIONS)
     return f'<div class="scores">{cards}</div>'
 
 
 def result(assessment: Assessment, note: str = "") -> str:
-    """Three scores with their words, the faults found, warnings, and `note` on what was done."""
+    """Three scores with their level words, the detected faults, warnings, and a `note`."""
     cards = "".join(_card(name, score, "no prompt given") for name, score in assessment.scores)
     notes = [f'<p class="note">{escape(warning)}</p>' for warning in assessment.warnings]
     notes += [f'<p class="note done">{escape(note)}</p>'] if note else []
@@ -47,17 +47,17 @@ def result(assessment: Assessment, note: str = "") -> str:
 
 
 def alert(message: str) -> str:
-    """A sentence on what went wrong."""
+    """An error message."""
     return f'<p class="alert" role="alert">{escape(message)}</p>'
 
 
 def messages(shown: Conversation) -> list[dict[str, str]]:
-    """The conversation for a chatbot, which takes any text for HTML, even where it renders no Markdown."""
+    """The conversation for a chatbot, escaped: it treats text as HTML, even without Markdown."""
     return [{**message, "content": escape(message["content"], quote=False)} for message in shown.messages()]
 
 
 def downloads(records: Sequence[Record], name: str) -> str:
-    """Links that hold the files themselves: no file is written on the server."""
+    """Links that contain the files themselves, so that the server writes none."""
     pictures = [r for r in records if isinstance(r, Assessment | FailedAssessment)]
     stem = PurePath(name).stem or "picture"
     files = (("JSON", "application/json", json_text(records)), ("CSV", "text/csv", csv_text(pictures)))
@@ -68,8 +68,8 @@ def downloads(records: Sequence[Record], name: str) -> str:
     return f'<p class="downloads"><span>Download the result:</span> {" ".join(links)}</p>'
 
 
-def table(rows: Sequence[Compared]) -> str:
-    """The comparison, a picture a row; `SORT_BY_HEADING` sorts it by the heading that is clicked."""
+def table(rows: Sequence[ComparedPicture]) -> str:
+    """The comparison with one row per picture; `SORT_BY_HEADING` sorts it by the clicked heading."""
     headings = "".join(
         f'<th scope="col"><button type="button">{name}</button></th>'
         for name in ("No.", "Picture", "Quality", "Authen&shy;ticity", "Correspon&shy;dence")
@@ -81,7 +81,7 @@ def table(rows: Sequence[Compared]) -> str:
     )
 
 
-def plot(rows: Sequence[Compared]) -> str:
+def plot(rows: Sequence[ComparedPicture]) -> str:
     """Every score as a numbered dot on a line from 0 to 100."""
     scored = [(n, row.record) for n, row in enumerate(rows, 1) if isinstance(row.record, Assessment)]
     lines = []
@@ -97,7 +97,7 @@ def plot(rows: Sequence[Compared]) -> str:
 
 
 def about(info: ModelInfo) -> str:
-    """Which model judges, and what it can't do."""
+    """The model and its limits."""
     return f"""
 <p><b>{escape(info.name)}</b>, revision <code>{escape(info.revision)}</code>. Scores run from 0 to 100, higher
 is better: {_scale()}.</p>
@@ -114,7 +114,7 @@ pictures on purpose. Its model card has the figures.</li>
 
 
 def example_css(thumbnails: Sequence[str]) -> str:
-    """The pictures on the example buttons."""
+    """CSS for the pictures on the example buttons."""
     return "".join(f'#example-{i}{{background-image:url("{t}")}}\n' for i, t in enumerate(thumbnails))
 
 
@@ -145,7 +145,7 @@ def _card(name: str, score: float | None, absent: str) -> str:
 
 
 def _shown(score: float) -> str:
-    """Cut, not rounded, so that 59.7 is not shown as 60 beside the word for 59."""
+    """A score, truncated: 59.7 must not be shown as 60 beside the word for 59."""
     return str(int(round(score, 2)))
 
 
@@ -160,7 +160,7 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _table_row(number: int, row: Compared) -> str:
+def _table_row(number: int, row: ComparedPicture) -> str:
     record, name = row.record, escape(row.record.image)
     head = f'<td data-value="{number}"><span class="dot">{number}</span></td>'
     image = f'<img src="{row.thumbnail}" alt="">' if row.thumbnail else ""
@@ -183,7 +183,7 @@ def _table_cell(score: float | None) -> str:
 
 
 def _line(name: str, points: Sequence[tuple[float, int]]) -> str:
-    """A dot goes to the first lane in which it covers no other."""
+    """The dots of one dimension, each in the first lane where it overlaps no other."""
     ends: list[float] = []
     dots = []
     for score, number in sorted(points):
@@ -195,12 +195,12 @@ def _line(name: str, points: Sequence[tuple[float, int]]) -> str:
 
 
 def json_text(records: Iterable[Record]) -> str:
-    """An array of records, each of which meets `mint_iqa.records.schema()`."""
+    """A JSON array of records that validate against `mint_iqa.records.schema()`."""
     return json.dumps([r.model_dump(mode="json") for r in records], indent=2, ensure_ascii=False) + "\n"
 
 
 def csv_text(records: Iterable[Assessment | FailedAssessment]) -> str:
-    """One row a picture, in the columns of `mint-iqa score --output scores.csv`."""
+    """One row per picture, in the columns of `mint-iqa score --output scores.csv`."""
     buffer = io.StringIO()
     write_rows(records, buffer)
     return buffer.getvalue()

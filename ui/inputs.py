@@ -1,4 +1,4 @@
-"""What a page or a program sends: uploads, prompts and histories, checked."""
+"""Checks what clients send: uploads, prompts and histories."""
 
 import base64
 import io
@@ -15,21 +15,20 @@ from mint_iqa.language.chat import MAX_HISTORY, Turn
 
 MAX_PROMPT_CHARACTERS = 2000
 MAX_NAME_CHARACTERS = 120
-THUMBNAIL_SIDE = 112  # pixels, shown at half that size
-
+THUMBNAIL_SIDE = 112  # pixels; the page shows it at half that size
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file in the upload cache and what its owner calls it. The cache names files by their content."""
+    """A file in the upload cache and its owner's name for it. The cache names files by their content."""
 
     path: str
     name: str
 
     def read(self) -> ReadImage:
-        """The picture; raises MintIQAError with the owner's name for the file, not the server's path."""
+        """The picture. MintIQAError shows the owner's name for the file, not the server's path."""
         try:
             return read_image(self.path)
         except MintIQAError as error:
@@ -37,7 +36,7 @@ class Upload:
 
 
 def sentence(error: Exception) -> str:
-    """What a person is told. The log has the traceback of what nobody expected."""
+    """The message for a person. The traceback of an unexpected error goes to the log."""
     if isinstance(error, MintIQAError):
         return error.message
     logger.error("unexpected", exc_info=error)
@@ -45,7 +44,7 @@ def sentence(error: Exception) -> str:
 
 
 def checked_prompt(prompt: str | None) -> str | None:
-    """The prompt without blanks around it, None for an empty one; MintIQAError for what can't be one."""
+    """The prompt without surrounding blanks, None for an empty one. MintIQAError for an invalid one."""
     if prompt is not None and not isinstance(prompt, str):
         raise MintIQAError("bad_argument", "The prompt has to be text.")
     text = (prompt or "").strip()
@@ -58,16 +57,18 @@ def checked_prompt(prompt: str | None) -> str | None:
 
 
 def checked_history(history: object) -> list[Turn]:
-    """The last turns of a history that came from a client: [[question, answer], ...].
+    """The last turns of a client's history: [[question, answer], ...].
 
-    Raises MintIQAError for anything else, and for questions and answers of unusual length.
+    Raises MintIQAError for another form, and for overlong questions and answers.
     """
     if not isinstance(history, list | tuple):
         raise MintIQAError("bad_history", "The history has to be a list of [question, answer] pairs.")
     turns = []
     for number, turn in enumerate(history[-MAX_HISTORY:], max(0, len(history) - MAX_HISTORY) + 1):
         if not (isinstance(turn, list | tuple) and len(turn) == 2 and all(isinstance(t, str) for t in turn)):
-            raise MintIQAError("bad_history", f"Turn {number} of the history is no [question, answer] pair.")
+            raise MintIQAError(
+                "bad_history", f"Turn {number} of the history is not a [question, answer] pair."
+            )
         if max(map(len, turn)) > 4 * MAX_QUESTION_CHARACTERS:
             raise MintIQAError(
                 "bad_history",
@@ -78,9 +79,9 @@ def checked_history(history: object) -> list[Turn]:
 
 
 def upload_of(payload: object, cache: Path) -> Upload:
-    """The file that a client's file description names, which has to lie in `cache`.
+    """The file that a client's file description names. It has to be in `cache`.
 
-    Raises MintIQAError where there is none: a client may send any path.
+    Raises MintIQAError otherwise: a client can send any path.
     """
     if payload is None:
         raise MintIQAError("image_missing", "There is no picture yet: drop one, or choose an example.")
@@ -93,7 +94,7 @@ def upload_of(payload: object, cache: Path) -> Upload:
 
 
 def thumbnail(rgb: Image.Image) -> str:
-    """A small square JPEG, cut from the middle, as a data address: no file has to be served for it."""
+    """A small square JPEG from the middle of the picture, as a data URI that needs no file on the server."""
     width, height = rgb.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2

@@ -1,6 +1,7 @@
-"""What an open page holds and may do: one picture with its scores and answers, and the pictures it compares.
+"""The state of an open page: one picture with its scores and answers, and the pictures that it compares.
 
-Nothing here knows of Gradio. The picture is encoded when it arrives, never for a prompt or a question.
+This module is independent of Gradio. A picture is encoded once, when it arrives, and not for each prompt or
+question.
 """
 
 import threading
@@ -14,15 +15,15 @@ from mint_iqa.language.chat import MAX_HISTORY, Turn
 from mint_iqa.records import Answer, Assessment, FailedAssessment, Failure
 from ui.inputs import Upload, checked_prompt, thumbnail
 
-MAX_ANSWERS = 20  # kept, shown and exported for one picture
+MAX_ANSWERS = 20  # for one picture: more are not kept, shown or exported
 MAX_COMPARED = 8
 MAX_SUGGESTIONS = 4
-AT_ONCE = 2  # of scorings, and of answers: more would only slow each other down
+MAX_CONCURRENT = 2  # scorings, and answers: more would only slow each other down
 
 
 @dataclass
-class Pending:
-    """An answer that is being written."""
+class PendingAnswer:
+    """An answer that is being generated."""
 
     assessment: Assessment
     question: str
@@ -31,17 +32,17 @@ class Pending:
 
 @dataclass
 class Conversation:
-    """One picture, its scores under the present prompt, and what was asked about it."""
+    """One picture, its scores with the current prompt, and the questions and answers about it."""
 
     source: str
     picture: Picture
     assessment: Assessment
     answers: list[Answer] = field(default_factory=list)
-    pending: Pending | None = None
+    pending: PendingAnswer | None = None
 
     @property
     def turns(self) -> list[Turn]:
-        """What the next answer is told: answers under another prompt spoke of other scores."""
+        """The history for the next answer, without answers under another prompt: their scores differ."""
         same = [a for a in self.answers if a.prompt == self.assessment.prompt]
         return [(a.question, a.answer) for a in same[-MAX_HISTORY:]]
 
@@ -50,7 +51,7 @@ class Conversation:
         return [self.assessment, *self.answers]
 
     def messages(self) -> list[dict[str, str]]:
-        """Questions and answers in order, with the one being written."""
+        """Questions and answers in order, including the pending one."""
         said = [(a.question, a.answer) for a in self.answers]
         if self.pending is not None:
             said.append((self.pending.question, self.pending.text or "…"))
@@ -60,22 +61,22 @@ class Conversation:
         ]
 
     def settle(self) -> None:
-        """End the answer being written, if any, and keep what there is of it."""
+        """End the pending answer, if any, and keep its text so far."""
         pending, self.pending = self.pending, None
         if pending is not None and pending.text:
             self.answers.append(_answer(pending))
             del self.answers[:-MAX_ANSWERS]
 
     def ask(self, assessor: Assessor, question: str) -> Iterator[None]:
-        """Write an answer into `pending`, a step at a time, then among `answers`.
+        """Generate an answer step by step in `pending`, and then add it to `answers`.
 
-        It ends early, keeping what there is, once somebody calls `settle` or asks something else.
+        It ends early, and keeps its text, after a call of `settle` or another question.
         Raises MintIQAError for an empty or overlong question.
         """
         self.settle()
         assessment = self.assessment
         pieces = assessor.ask(self.picture, question, assessment.prompt, self.turns)
-        mine = self.pending = Pending(assessment, question.strip())
+        mine = self.pending = PendingAnswer(assessment, question.strip())
         try:
             yield
             for piece in pieces:
@@ -89,15 +90,15 @@ class Conversation:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One row of the comparison. `thumbnail` is a data address, empty for a file that is not a picture."""
+class ComparedPicture:
+    """One row of the comparison. thumbnail: a data URI, empty for a file that is not a picture."""
 
     thumbnail: str
     record: Assessment | FailedAssessment
 
 
 class Session:
-    """What one open page holds. Its methods may be called from several threads."""
+    """The state of one open page. Several threads may call its methods."""
 
     def __init__(self) -> None:
         self.conversation: Conversation | None = None
@@ -105,9 +106,10 @@ class Session:
         self._lock = threading.Lock()
 
     def show(self, assessor: Assessor, upload: Upload, prompt: str) -> Conversation:
-        """The conversation about a picture: encoded if it is another one than before, scored if anything is.
+        """The conversation about a picture: a new picture is encoded, a new picture or prompt is scored.
 
-        Raises MintIQAError for a file that is not a picture or an overlong prompt; nothing is shown then.
+        Raises MintIQAError for an overlong prompt, which changes nothing, and for a file that is not a
+        picture, which leaves no conversation.
         """
         wanted = checked_prompt(prompt)
         with self._lock:
@@ -123,15 +125,17 @@ class Session:
             return shown
 
     def forget(self) -> None:
-        """Let go of the picture; an answer being written about it ends."""
+        """Drop the picture; the pending answer about it ends."""
         conversation, self.conversation = self.conversation, None
         if conversation is not None:
             conversation.settle()
 
-    def compare(self, assessor: Assessor, uploads: Sequence[Upload], prompt: str) -> Iterator[list[Compared]]:
-        """The rows so far, one more each time; a file that is not a picture gets a row that says so.
+    def compare(
+        self, assessor: Assessor, uploads: Sequence[Upload], prompt: str
+    ) -> Iterator[list[ComparedPicture]]:
+        """Yields the rows so far, one more each time; a file that is not a picture gets a row with the error.
 
-        Raises MintIQAError for no or too many files.
+        Raises MintIQAError for no files and for too many.
         """
         if not uploads:
             raise MintIQAError("nothing_to_compare", "There is nothing to compare: add two or more pictures.")
@@ -146,23 +150,24 @@ class Session:
             rows.append(self._row(assessor, upload, wanted))
             yield list(rows)
 
-    def _row(self, assessor: Assessor, upload: Upload, prompt: str | None) -> Compared:
+    def _row(self, assessor: Assessor, upload: Upload, prompt: str | None) -> ComparedPicture:
         try:
             known = self._compared.get(upload.path)
             if known is None:
                 read = upload.read()
                 known = assessor.read(read, upload.name), thumbnail(read.rgb)
             picture, small = self._compared[upload.path] = known
-            return Compared(small, assessor.assess(picture, prompt, explain=False))
+            return ComparedPicture(small, assessor.assess(picture, prompt, explain=False))
         except MintIQAError as error:
             failure, info = Failure.of(error), assessor.model_info
-            return Compared("", FailedAssessment(image=upload.name, prompt=prompt, model=info, error=failure))
+            record = FailedAssessment(image=upload.name, prompt=prompt, model=info, error=failure)
+            return ComparedPicture("", record)
 
 
 class Sessions:
-    """The sessions of all open pages by their key; those used longest ago make room for new ones.
+    """The sessions of all open pages by key; the least recently used make room for new ones.
 
-    most: how many are held; idle: seconds after which an unused one may go.
+    most: the number of sessions to hold; idle: seconds after which an unused session is dropped.
     """
 
     def __init__(self, most: int = 64, idle: float = 3600.0) -> None:
@@ -174,20 +179,20 @@ class Sessions:
         return len(self._held)
 
     def get(self, key: str | None) -> Session:
-        """The session of `key`, a new one if there is none; one nobody else sees for a call without a key."""
+        """The session of `key`, created if it is new; without a key, a session that nobody else sees."""
         if key is None:
             return Session()
         now = time.monotonic()
         with self._lock:
             _, session = self._held.pop(key, (now, Session()))
-            self._held[key] = (now, session)  # at the end: the order is that of the last use
+            self._held[key] = (now, session)  # at the end: the order is by last use
             late = [k for k, (used, _) in self._held.items() if now - used > self._idle]
             for old in {*late, *list(self._held)[: -self._most]}:
                 del self._held[old]
             return session
 
     def release(self, key: str | None) -> None:
-        """Forget a session; an answer being written for it ends."""
+        """Drop a session; its pending answer ends."""
         with self._lock:
             _, session = self._held.pop(key or "", (0.0, None))
         if session is not None:
@@ -195,7 +200,7 @@ class Sessions:
 
 
 def suggestions(conversation: Conversation) -> list[str]:
-    """Questions that fit the result and were not asked yet, in words that the model was taught."""
+    """Questions that fit the result and were not asked yet, in wordings that the model has learned."""
     assessment = conversation.assessment
     rated = sorted((score, name) for name, score in assessment.scores if score is not None)
     levels = dict(assessment.levels)
@@ -210,6 +215,6 @@ def suggestions(conversation: Conversation) -> list[str]:
     return [question for question in questions if question not in asked][:MAX_SUGGESTIONS]
 
 
-def _answer(pending: Pending) -> Answer:
+def _answer(pending: PendingAnswer) -> Answer:
     shared = {n: getattr(pending.assessment, n) for n in Answer.model_fields if n in Assessment.model_fields}
     return Answer.model_validate({**shared, "question": pending.question, "answer": pending.text})

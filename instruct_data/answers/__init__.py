@@ -1,1 +1,1 @@
-"""Questions and answers in words that follow from scores and faults."""
+"""Questions, and answers whose words follow from scores and faults."""

@@ -1,11 +1,10 @@
-"""The answers of AIGCIQA2023+, taken apart and put together: five slots of level words, and free clauses.
+"""Parses and writes the answers of AIGCIQA2023+: five slots of level words, and free clauses.
 
     python -m instruct_data grammar AIGIQA2023.json
 
-A quality answer has three slots (clarity, outline, detail), authenticity and correspondence have one each,
-followed by a clause in free words. Which words follow from a score is fitted on the labels themselves: cuts
-on the mean opinion score, one set a slot. How often that gives the annotators' word is what any explainer of
-this data has to beat.
+A quality answer has three slots (clarity, outline, detail). Authenticity and correspondence have one each,
+followed by a free clause. Cuts on the mean opinion score, fitted on the labels for each slot, choose the
+words. Their accuracy against the annotators' words is the baseline for any explainer of this data.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from numpy.typing import ArrayLike
 from mint_iqa.vocabulary import Dimension
 
 FOLDS = 5
-# Of scores on 0..100, by slot: fitted on all 2,400 pictures (see `fit_cuts`).
+# Cuts on scores of 0..100, by slot, fitted on all 2,400 pictures (see `fit_cuts`).
 CUTS = {
     "clarity": (35.07, 48.29, 54.47), "outline": (-inf, 42.81, 53.44), "detail": (32.26, 50.1, 51.92),
     "authenticity": (40.84, 48.71), "correspondence": (40.67, 49.72),
@@ -27,7 +26,7 @@ CUTS = {
 
 @dataclass(frozen=True)
 class Slot:
-    """One choice of level words. words: worst first, with enough around to be told from a free clause."""
+    """One choice of level words. words: worst first, with enough context to differ from a free clause."""
 
     name: str
     dimension: Dimension
@@ -67,14 +66,14 @@ SENTENCES: dict[Dimension, str] = {
 
 
 def levels_in(answer: str) -> dict[str, int]:
-    """What an answer chooses, by slot: 0 is the worst. A slot that it doesn't speak of is left out."""
+    """slot -> the level that an answer chooses, 0 is the worst. Unmentioned slots are left out."""
     text = answer.lower()
     said = {slot.name: [i for i, words in enumerate(slot.words) if words in text] for slot in SLOTS}
     return {name: levels[0] for name, levels in said.items() if levels}
 
 
 def answer_of(levels: Mapping[str, int], dimension: Dimension) -> str:
-    """The answer about one dimension in the data's own grammar, without a free clause.
+    """The answer about one dimension in the grammar of the data, without a free clause.
 
     Raises KeyError if a slot of the dimension has no level.
     """
@@ -83,22 +82,23 @@ def answer_of(levels: Mapping[str, int], dimension: Dimension) -> str:
 
 
 def answer_for(score: float, dimension: Dimension) -> str:
-    """What the data's annotators most likely say of a score on 0..100, in its own grammar."""
+    """The most likely answer of the annotators to a score on 0..100, in the grammar of the data."""
     own = [slot.name for slot in SLOTS if slot.dimension == dimension]
     return answer_of({name: int(np.searchsorted(CUTS[name], score, "right")) for name in own}, dimension)
 
 
 def fit_cuts(scores: ArrayLike, levels: ArrayLike, count: int) -> list[float]:
-    """The count - 1 ascending cuts on `scores` that give the most of `levels` (0..count-1) right.
+    """The count - 1 ascending cuts on `scores` that predict `levels` (0..count-1) with the highest accuracy.
 
-    A score at a cut belongs to the level above it. Exact, by dynamic programming over the sorted scores.
+    A score at a cut belongs to the level above it. The result is exact (dynamic programming over the sorted
+    scores).
     """
     order = np.argsort(scores, kind="stable")
     x, wanted = np.asarray(scores, float)[order], np.asarray(levels)[order]
-    # A cut lies between two unequal scores: equal ones can't be told apart.
+    # A cut lies between two different scores, since it cannot separate equal ones.
     places = np.concatenate([[0], np.flatnonzero(np.diff(x)) + 1, [len(x)]])
     hits = np.array([np.concatenate([[0], np.cumsum(wanted == k)])[places] for k in range(count)])
-    best, taken = hits[0], []  # right so far if all scores below each place have the levels up to k
+    best, taken = hits[0], []  # best[i]: hits among the scores below place i with the levels up to k
     for k in range(1, count):
         gain = best - hits[k]
         start = np.array([int(np.argmax(gain[: i + 1])) for i in range(len(places))])
@@ -112,7 +112,7 @@ def fit_cuts(scores: ArrayLike, levels: ArrayLike, count: int) -> list[float]:
 
 
 def _between(x: np.ndarray, place: int) -> float:
-    """A number above x[place - 1] and not above x[place]; infinite beyond either end."""
+    """A number above x[place - 1] and at most x[place]; infinite beyond either end."""
     if place in (0, len(x)):
         return -np.inf if place == 0 else np.inf
     return float((x[place - 1] + x[place]) / 2)
@@ -120,7 +120,7 @@ def _between(x: np.ndarray, place: int) -> float:
 
 @dataclass(frozen=True)
 class SlotAccuracy:
-    """Shares of held-out answers whose level word is right. cuts: on the scores' own scale, over all data."""
+    """Shares of held-out answers with the right level word. cuts: fitted on all data, in points."""
 
     slot: str
     answers: int
@@ -130,11 +130,12 @@ class SlotAccuracy:
 
 
 def slot_accuracy(answers: Sequence[tuple[str, float, str]], seed: int = 0) -> Iterator[SlotAccuracy]:
-    """For each slot, how often its word is right on unseen prompts: always the commonest, and by cuts.
+    """For each slot, the accuracy of its word on unseen prompts: of the most common word, and of cuts.
 
-    answers: (prompt, the answer's own MOS, text). Five folds by prompt; both are fitted on the other four.
+    answers: (prompt, the MOS that the answer is about, text). There are five folds by prompt; both
+    predictions are fitted on the other four.
     """
-    from mint_iqa.folds import prompt_folds  # here, since it brings in SciPy and importers need this module
+    from mint_iqa.folds import prompt_folds  # here, since it imports SciPy and the importers need this module
 
     for slot in SLOTS:
         rows = [(p, s, found[slot.name]) for p, s, a in answers if slot.name in (found := levels_in(a))]

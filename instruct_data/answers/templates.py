@@ -1,9 +1,10 @@
-"""Questions and answers for instruction tuning, every claim of which follows from scores and known faults.
+"""Questions and answers for instruction tuning, in which every claim follows from scores and known faults.
 
-The answers keep four promises, so that a model trained on them learns to keep them too:
-a level word is `level_of` its score; a fault is named only where it was detected, strongest first, two at
-most; where none was detected no fault word appears at all, not even in a denial; and of the prompt nothing is
-quoted but a word known to be exchanged, since others ("soft lighting") would read as faults.
+The answers keep four promises, so that a model trained on them keeps them, too:
+1. A level word is `level_of` its score. 2. A fault is named only if it was detected; the strongest comes
+first, and at most two are named. 3. If no fault was detected, no fault word appears, not even in a denial. 4.
+Of the prompt, only a word that is known to be exchanged is quoted, since other words ("soft lighting") would
+   read as faults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +46,8 @@ from mint_iqa.vocabulary import (
     level_of,
 )
 
-MOST_NAMED = 2
-LOW_BELOW = 60.0  # below "good", a score asks for a reason
+MAX_NAMED_FAULTS = 2
+LOW_BELOW = 60.0  # a score below "good" needs a reason
 
 KINDS = (
     *QUESTIONS, "why_low", "what_faults", "how_bad", "what_to_change", "is_it_the_prompt", "number_meaning",
@@ -58,7 +59,7 @@ _NAMELESS = frozenset({"number_meaning", "unanswerable", "compare"})
 
 @dataclass(frozen=True)
 class Sample:
-    """One question and its answer. `about`: the one score it asks for, None for several or none."""
+    """One question and its answer. `about`: the score in question, None for several scores or none."""
 
     question: str
     answer: str
@@ -75,16 +76,16 @@ def make_sample(
     region: Box | None = None,
     exchanged: tuple[str, str] | None = None,
 ) -> Sample:
-    """A question of one of `KINDS` and the answer that the picture's scores and faults give it.
+    """A question of one of `KINDS`, and the answer that follows from the picture's scores and faults.
 
-    `scores`: 0..100, higher is better, None where there is none; `faults`: what was detected, each with its
-    severity on 0..1; `prompt`: None if there was none, and then correspondence counts as not rated;
-    `region`: where the faults are, None for everywhere; `exchanged`: a word of the prompt that the picture
-    doesn't show, and the one that it shows in its place, if that is known. The answer has 10 to 45 words.
+    `scores`: 0..100, higher is better, None if unknown; `faults`: the detected faults with their severity on
+    0..1; `prompt`: None if unknown, and then correspondence counts as not rated; `region`: the place of the
+    faults, None for everywhere; `exchanged`: a word of the prompt that the picture doesn't show, and the word
+    for what it shows instead, if known. The answer has 10 to 45 words.
     Raises ValueError for an unknown kind.
     """
     if kind not in KINDS:
-        raise ValueError(f"there is no kind of question called {kind!r}, only {', '.join(KINDS)}")
+        raise ValueError(f"{kind!r} is not a kind of question: known are {', '.join(KINDS)}")
     rated = {name: scores.get(name) for name in DIMENSIONS}
     if prompt is None:
         rated["correspondence"] = None
@@ -94,16 +95,16 @@ def make_sample(
 def nameable_faults(
     faults: Sequence[tuple[FaultName, float]], kind: str, about: Dimension | None = None
 ) -> list[tuple[FaultName, float]]:
-    """Which faults the answer to a question names: severe enough, to the point, strongest first."""
+    """The faults that the answer to a question names: severe and relevant ones, strongest first."""
     if kind in _NAMELESS:
         return []
-    to_the_point = faults if about is None else [fault for fault in faults if fault[0] in EXPLAINED_BY[about]]
-    severe = [fault for fault in to_the_point if fault[1] >= NAMED_FROM]
-    return sorted(severe, key=lambda fault: -fault[1])[:MOST_NAMED]
+    relevant = faults if about is None else [fault for fault in faults if fault[0] in EXPLAINED_BY[about]]
+    severe = [fault for fault in relevant if fault[1] >= NAMED_FROM]
+    return sorted(severe, key=lambda fault: -fault[1])[:MAX_NAMED_FAULTS]
 
 
 def place_of(region: Box) -> str:
-    """ "the upper left", "the middle", ...: in which ninth of the picture the centre of a box lies."""
+    """ "the upper left", "the middle", ...: the ninth of the picture that contains the center of a box."""
     left, top, right, bottom = region
     row = ("upper", "", "lower")[min(2, int(1.5 * (top + bottom)))]
     column = ("left", "", "right")[min(2, int(1.5 * (left + right)))]
@@ -205,7 +206,7 @@ class _Writer:
         without = name == "correspondence" and not self.has_prompt
         return "not rated without a prompt" if without else "not rated here"
 
-    # --- all scores: each returns sentences ---
+    # --- all scores: each method returns sentences ---
 
     def _overall(self) -> list[str]:
         return [self._levels(DIMENSIONS), *self._reasons()]
@@ -243,13 +244,13 @@ class _Writer:
         return [opening, self._levels(tuple(self.rated)), *self._reasons()]
 
     def _reasons(self, always: bool = False) -> list[str]:
-        """What explains the levels: the faults, the prompt, or an honest nothing."""
+        """What explains the levels: the faults, the prompt, or the statement that nothing does."""
         picture_low = self._is_low("quality") or self._is_low("authenticity")
         sentences = self._seen() or ([self._one_of(UNEXPLAINED)] if picture_low else [])
         if self._is_low("correspondence"):
             missed = MISSED if fit_of(self.rated["correspondence"]) == "missed" else HALF_MISSED
             reason = [self._one_of(missed)]
-            # The reason for the low score comes first, and what merely is there second.
+            # The reason for the low score comes first, other faults second.
             sentences = sentences + reason if picture_low else reason + sentences
         return sentences or ([] if always else [self._one_of(CLEAN)])
 
@@ -287,7 +288,7 @@ class _Writer:
                 "What do the numbers mean?", self._one_of(ANSWERS["nothing_rated"]), "number_meaning"
             )
         name = list(self.rated)[self.rng.integers(len(self.rated))]
-        # Rounded down: no cut lies between a score and the whole number below it, so the level stays.
+        # Rounded down: no cut lies between a score and the whole number below it, so its level is the same.
         number = int(self.rated[name])
         low = max((cut for cut in LEVEL_CUTS if cut <= number), default=0.0)
         question = self._one_of(QUESTION_WORDINGS["number_meaning"]).format(name=name, number=number)

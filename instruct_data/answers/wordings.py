@@ -1,7 +1,7 @@
-"""The wordings of questions and answers, by what is asked and how things stand.
+"""The wordings of questions and answers, by kind of question and by situation.
 
-{name}: a dimension; {level}, {number}: its level word and score; {faults}: graded fault words; {place}: where
-they are; {asked}, {shown}: a word of the prompt, and what the picture shows in its place.
+{name}: a dimension; {level}, {number}: its level word and score; {faults}: graded fault words; {place}: their
+place; {asked}, {shown}: a word of the prompt, and what the picture shows instead.
 """
 
 from mint_iqa.vocabulary import FaultName
@@ -215,7 +215,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
-# Sentences that several kinds of answer are put together from.
+# Sentences that several kinds of answers contain.
 SEEN = (
     "Look closely: the picture is {faults}.", "By eye, the picture is {faults}.",
     "Visibly, the picture is {faults}.", "As seen, the picture is {faults}.",

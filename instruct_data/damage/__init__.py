@@ -1,1 +1,1 @@
-"""Faults put into pictures: distortions, artifacts and garbled text, with their strength and place."""
+"""Deliberate faults in pictures: distortions, artifacts and garbled text of known strength and place."""

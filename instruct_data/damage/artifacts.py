@@ -1,7 +1,7 @@
-"""Structural artifacts of the kinds that generated pictures have, each in one place and with its mask.
+"""Structural artifacts like those of generated pictures, each in one region with its mask.
 
-Nobody rated these, so they come with a severity by level and without a human score. Shares of the picture and
-strengths were chosen by eye.
+Nobody rated them, so they have a severity by level but no human score. Areas and strengths were chosen by
+eye.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from instruct_data.damage.garble import garbled_text
 from instruct_data.damage.pixels import Bytes, Floats, to_bytes
 from instruct_data.damage.regions import Region, around, busy_ellipse
 
-# By level: a damaged region's share of the picture, and how far it bends.
-SHARES = (0.03, 0.06, 0.11, 0.17, 0.25)
+# By level: the damaged region's share of the picture, and the strength of the damage.
+AREA_SHARES = (0.03, 0.06, 0.11, 0.17, 0.25)
 AMPLITUDES = (0.45, 0.55, 0.65, 0.8, 1.0)
 
 # (region, amplitude 0..1, rng) -> displacement (dy, dx) in pixels, float32[h, w] each
@@ -26,13 +26,13 @@ _Displacement = Callable[[Region, float, np.random.Generator], tuple[Floats, Flo
 def kept_authenticity(severity: float) -> float:
     """The share of its authenticity that a picture keeps with an artifact of this severity, 0..1.
 
-    An assumption, since nobody rated artifacts: the worst takes away four fifths.
+    This is an assumption, since nobody rated artifacts: the worst one takes away four fifths.
     """
     return 1 - 0.8 * severity
 
 
 def add_artifact(image: Image.Image, name: str, level: float, rng: np.random.Generator) -> Distorted:
-    """Put one of `ARTIFACTS` into an RGB image; the same generator state gives the same result, to the bit.
+    """Put one of `ARTIFACTS` into an RGB image; the same generator state gives the same bits.
 
     `level` runs from 1 to 5 and sets the share of the picture and the strength; severity is level / 5.
     Raises ValueError for an image that isn't RGB, an unknown artifact or a level outside 1..5.
@@ -40,7 +40,7 @@ def add_artifact(image: Image.Image, name: str, level: float, rng: np.random.Gen
     if image.mode != "RGB" or name not in ARTIFACTS or not 1 <= level <= 5:
         raise ValueError(f"cannot apply {name!r} at level {level!r} to a {image.mode} image")
     pixels = np.asarray(image)
-    share, amplitude = at_level(SHARES, level), at_level(AMPLITUDES, level)
+    share, amplitude = at_level(AREA_SHARES, level), at_level(AMPLITUDES, level)
     if name in _DISPLACEMENTS:
         region, patch = _bend(pixels, name, share, amplitude, rng)
     else:
@@ -50,25 +50,25 @@ def add_artifact(image: Image.Image, name: str, level: float, rng: np.random.Gen
     return Distorted(Image.fromarray(faulty), name, level, level / 5, mask, None)
 
 
-# --- what is bent: where to read each pixel of one soft-edged region from ---
+# --- bends: a displacement of the pixels of one soft-edged region ---
 
 
 def _bend(
     pixels: Bytes, name: str, share: float, amplitude: float, rng: np.random.Generator
 ) -> tuple[Region, Bytes]:
     displacement, slides = _DISPLACEMENTS[name]
-    # What bends needs a wide rim to fade in; what is laid over would show the picture through it.
+    # A bend fades in over a wide rim. An overlay would show the picture through it.
     region = busy_ellipse(pixels, share, 0.3 if slides else 0.12, rng)
     dy, dx = displacement(region, amplitude, rng)
     if slides:
-        # Bending that fades towards the rim leaves no seam.
+        # A bend that fades towards the rim leaves no seam.
         dy, dx = dy * region.mask, dx * region.mask
     return region, _resample(pixels, region, dy, dx, blend=not slides)
 
 
 def _resample(pixels: Bytes, region: Region, dy: Floats, dx: Floats, blend: bool) -> Bytes:
     top, left = region.corner
-    # Only what the mask covers is read, not its box: reading is nearly all of the time this takes.
+    # Read only what the mask covers, not its box: reading takes nearly all of the time.
     y, x = (part.astype(np.float32) for part in np.nonzero(region.mask))
     inside = region.mask > 0
     places = np.stack([y + top + dy[inside], x + left + dx[inside]])
@@ -82,7 +82,7 @@ def _resample(pixels: Bytes, region: Region, dy: Floats, dx: Floats, blend: bool
 
 
 def _smooth_field(shape: tuple[int, ...], cells: int, rng: np.random.Generator) -> Floats:
-    """Random hills and hollows on about -1..1: `cells` x `cells` control points, smoothly joined."""
+    """A smooth random field on about -1..1, from `cells` x `cells` control points."""
     coarse = Image.fromarray(rng.uniform(-1, 1, (cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
 
@@ -100,7 +100,7 @@ def _duplicate(region: Region, amplitude: float, rng: np.random.Generator) -> tu
 
 
 def _melt(region: Region, amplitude: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """A swirl, then a stretch along one direction in strands, as wax runs."""
+    """A swirl, then a stretch in strands along one direction, like running wax."""
     spin = rng.choice([-1, 1]) * 1.8 * amplitude * np.exp(-(region.y**2 + region.x**2) / region.reach**2)
     sin, cos = np.sin(spin), np.cos(spin)
     dy, dx = region.x * sin + region.y * (cos - 1), region.x * (cos - 1) - region.y * sin
@@ -118,7 +118,7 @@ def _break_symmetry(region: Region, amplitude: float, rng: np.random.Generator) 
 
 
 def _scramble(region: Region, amplitude: float, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Small pieces read from each other's places; their joints are stretched, not cut."""
+    """Small pieces read from nearby places; their joints are stretched, not cut."""
     cells = int(rng.integers(6, 10))
     size = 0.6 * amplitude * region.reach
     coarse = rng.uniform(-size, size, (2, cells, cells)).astype(np.float32)
@@ -129,7 +129,7 @@ def _scramble(region: Region, amplitude: float, rng: np.random.Generator) -> tup
     return dy, dx
 
 
-# Each with whether it slides (bends what is there) or is laid over the picture with a feathered edge.
+# The flag says whether it slides (bends the picture) or is an overlay with a feathered edge.
 _DISPLACEMENTS: dict[str, tuple[_Displacement, bool]] = {
     "warp": (_warp, True),
     "duplicate": (_duplicate, False),
@@ -137,16 +137,16 @@ _DISPLACEMENTS: dict[str, tuple[_Displacement, bool]] = {
     "broken_symmetry": (_break_symmetry, False),
     "scramble": (_scramble, True),
 }
-BENDS: tuple[str, ...] = tuple(_DISPLACEMENTS)  # in the order that "malformation" draws from
+BENDS: tuple[str, ...] = tuple(_DISPLACEMENTS)  # "malformation" draws from this order
 ARTIFACTS: tuple[str, ...] = (*BENDS, "garbled_text", "seam")
 
 
-# --- what tiled generation leaves ---
+# --- seams of tiled generation ---
 
 
 def _seam(pixels: Bytes, share: float, amplitude: float, rng: np.random.Generator) -> tuple[Region, Bytes]:
-    """A straight cut through the picture where two tiles don't fit: they are displaced along it, one way here
-    and the other way there, and differ in brightness; away from the cut both fade out."""
+    """A straight cut where two tiles don't fit: they are displaced along it in opposite directions and differ
+    in brightness; both effects fade with the distance from the cut."""
     upright = bool(rng.integers(2))
     region = _band(pixels, upright, rng.uniform(0.3, 0.7), share)
     side: Floats = np.sign(region.x if upright else region.y) * region.mask
@@ -159,7 +159,7 @@ def _seam(pixels: Bytes, share: float, amplitude: float, rng: np.random.Generato
 
 
 def _band(pixels: Bytes, upright: bool, at: float, share: float) -> Region:
-    """All along a line at a share `at` of the width (or the height), fading out to both sides of it."""
+    """A band along a line at a share `at` of the width (or the height), fading out on both sides."""
     height, width = pixels.shape[:2]
     across = width if upright else height
     reach = max(2.0, share * across)

@@ -1,8 +1,8 @@
-"""KADID-10k's distortions of detail: blur, noise, compression, sharpening and small displacements, after its
-generation code.
+"""KADID-10k's distortions of detail, after its generation code: blur, noise, compression, sharpening and
+small displacements.
 
-Each takes (pixels, strength, rng, scale) and returns uint8[H, W, 3]; those that draw nothing ignore `rng`,
-and those that measure nothing in pixels ignore `scale`. The strengths are in `distortions.DISTORTIONS`.
+Each takes (pixels, strength, rng, scale) and returns uint8[H, W, 3]. Distortions without random draws ignore
+`rng`, and those without lengths in pixels ignore `scale`. `distortions.DISTORTIONS` has the strengths.
 """
 
 import io
@@ -13,31 +13,31 @@ from scipy import fft, ndimage
 
 from instruct_data.damage.pixels import Bytes, Floats, blur, lab_to_rgb, rgb_to_lab, to_bytes
 
-# From noise in YCbCr (16..235 for Y, 16..240 for the colors, as MATLAB and ITU-R BT.601 have it) to RGB.
+# Noise in YCbCr (16..235 for Y, 16..240 for the colors, as in MATLAB and ITU-R BT.601) -> RGB.
 _YCBCR_TO_RGB = np.array([[1.164, 0, 1.596], [1.164, -0.392, -0.813], [1.164, 2.017, 0]], np.float32)
-# Brightness and two color differences, orthonormal, so that noise stays white in them.
+# Brightness and two color differences. The matrix is orthonormal, so white noise stays white.
 _OPPONENT = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]], np.float32)
 _OPPONENT /= np.linalg.norm(_OPPONENT, axis=1, keepdims=True)
-_BLOCK = 8  # pixels, of the cosine transform that `denoise` thresholds in
+_BLOCK = 8  # side in pixels of the cosine transform in `denoise`
 
 
 def gaussian_blur(pixels: Bytes, sigma: float, rng: np.random.Generator, scale: float) -> Bytes:
     """`sigma` in pixels."""
-    # truncate=2 gives KADID-10k's window of 2 * ceil(2 sigma) + 1 pixels. float32 planes: uint8 ones would
-    # be rounded down between the two passes.
+    # truncate=2 gives KADID-10k's window of 2 * ceil(2 sigma) + 1 pixels. The planes are float32, since uint8
+    # would be rounded down between the two passes.
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32)
     blurred = ndimage.gaussian_filter(planes, (0, sigma * scale, sigma * scale), truncate=2.0)
     return to_bytes(blurred.transpose(1, 2, 0))
 
 
 def lens_blur(pixels: Bytes, radius: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """The picture of a point is a disk of `radius` pixels."""
+    """Blurs a point to a disk of `radius` pixels."""
     y, x = _offsets(radius * scale)
     return _convolve(pixels, np.clip(radius * scale + 0.5 - np.hypot(y, x), 0, 1))
 
 
 def motion_blur(pixels: Bytes, length: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """The picture of a point is a line of `length` pixels, at any angle; a length of 1 changes nothing."""
+    """Blurs a point to a line of `length` pixels at a random angle; a length of 1 changes nothing."""
     angle = rng.uniform(0, np.pi)
     half = (length - 1) / 2 * scale
     y, x = _offsets(half)
@@ -53,7 +53,7 @@ def _offsets(reach: float) -> tuple[Floats, Floats]:
 
 
 def _convolve(pixels: Bytes, kernel: Floats) -> Bytes:
-    """Beyond the border the outermost pixels repeat. By Fourier transform: the disks have up to 200 taps."""
+    """Convolution with repeated border pixels, by Fourier transform: the disks have up to 200 taps."""
     side = len(kernel) // 2
     wide = np.pad(pixels.transpose(2, 0, 1), ((0, 0), (side, side), (side, side)), "edge").astype(np.float32)
     size = [fft.next_fast_len(n, real=True) for n in wide.shape[1:]]
@@ -64,14 +64,14 @@ def _convolve(pixels: Bytes, kernel: Floats) -> Bytes:
 
 
 def jpeg(pixels: Bytes, quality: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """`quality` as libjpeg counts it, 1..100."""
+    """`quality` on libjpeg's scale, 1..100."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=round(quality))
     return np.asarray(Image.open(buffer))
 
 
 def jpeg2000(pixels: Bytes, ratio: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """`ratio`: bytes of the raw picture for one of the file. A copy at half the scale gets as many bytes."""
+    """`ratio`: bytes of the raw picture per byte of the file. A copy at half the scale gets as many bytes."""
     buffer = io.BytesIO()
     rate = max(1.0, ratio * scale**2)
     halvings = min(5, min(pixels.shape[:2]).bit_length() - 1)  # OpenJPEG refuses to halve one pixel
@@ -82,37 +82,37 @@ def jpeg2000(pixels: Bytes, ratio: float, rng: np.random.Generator, scale: float
 
 
 def white_noise_rgb(pixels: Bytes, variance: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """Gaussian noise; `variance` of values on 0..1."""
+    """Gaussian noise; `variance` refers to values on 0..1."""
     grains = rng.standard_normal(pixels.shape, dtype=np.float32)
     return to_bytes(pixels + grains * np.float32(255 * variance**0.5))
 
 
 def white_noise_ycbcr(pixels: Bytes, variance: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """The same noise in luma and chroma, which comes out stronger in color."""
+    """The same noise in luma and chroma, where color gets more of it."""
     grains = rng.standard_normal((pixels.shape[0] * pixels.shape[1], 3), dtype=np.float32)
     noise = (grains * np.float32(255 * variance**0.5)) @ _YCBCR_TO_RGB.T
     return to_bytes(pixels + noise.reshape(pixels.shape))
 
 
 def impulse_noise(pixels: Bytes, density: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """Salt and pepper: a share `density` of all values becomes 0 or 255, in each channel by itself."""
+    """Salt and pepper: a share `density` of all values becomes 0 or 255, independently in each channel."""
     chance = rng.random(pixels.shape, dtype=np.float32)
     return np.where(chance < density, np.where(chance < density / 2, np.uint8(0), np.uint8(255)), pixels)
 
 
 def multiplicative_noise(pixels: Bytes, variance: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """Speckle: each value times 1 + n, n uniform with this variance and mean 0."""
+    """Speckle: each value times 1 + n, where n is uniform with this variance and mean 0."""
     grains = rng.random(pixels.shape, dtype=np.float32) - np.float32(0.5)
     return to_bytes(pixels * (1 + grains * np.float32((12 * variance) ** 0.5)))
 
 
 def denoise(pixels: Bytes, variance: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """What is left of a picture after noise of this variance was removed from it.
+    """Adds noise of this variance and removes it again, which loses fine texture.
 
-    KADID-10k removes it with a DnCNN. Here it's the classical counterpart without a network, which loses the
-    same things (fine texture first): the mean of four shifted 8 x 8 cosine transforms of brightness and two
-    color differences, each without the coefficients below 3.2 standard deviations of the noise (Coifman and
-    Donoho 1995, "cycle spinning").
+    KADID-10k removes it with a DnCNN. Here a classical method without a network does, and it loses the same
+    detail: the mean of four shifted 8 x 8 cosine transforms of brightness and two color differences, each
+    without the coefficients below 3.2 standard deviations of the noise (Coifman and Donoho 1995, "cycle
+    spinning").
     """
     noisy = white_noise_rgb(pixels, variance, rng, scale) @ _OPPONENT.T
     height, width = pixels.shape[:2]
@@ -128,7 +128,7 @@ def denoise(pixels: Bytes, variance: float, rng: np.random.Generator, scale: flo
 
 
 def _threshold(planes: Floats, smallest: float) -> Floats:
-    """float32[3, H, W], sides in whole blocks, without the small coefficients of each block."""
+    """float32[3, H, W] without the small coefficients of each block; H and W are multiples of the block."""
     channels, height, width = planes.shape
     grid = (channels, height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK)
     blocks = planes.reshape(grid).transpose(0, 1, 3, 2, 4).reshape(-1, _BLOCK**2)
@@ -141,10 +141,10 @@ def _threshold(planes: Floats, smallest: float) -> Floats:
 
 
 def jitter(pixels: Bytes, amount: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """Every pixel read from somewhere near: Gaussian steps of `amount` pixels, five times over.
+    """Reads every pixel from a nearby place: five Gaussian steps of `amount` pixels.
 
-    The five bicubic steps are walked as two linear ones of the same total variance: a tenth of the time, and
-    within .015 of SSIM.
+    Two linear steps of the same total variance replace the five bicubic ones. They take a tenth of the time
+    and differ by at most .015 in SSIM.
     """
     height, width = pixels.shape[:2]
     places = np.mgrid[:height, :width].astype(np.float32)
@@ -172,7 +172,7 @@ def non_eccentricity_patch(pixels: Bytes, count: float, rng: np.random.Generator
 def pixelate(pixels: Bytes, strength: float, rng: np.random.Generator, scale: float) -> Bytes:
     """Shrunk to a share .95 - strength ** .6 of the sides and enlarged again, without smoothing."""
     height, width = pixels.shape[:2]
-    # A block of one pixel changes nothing, so it's the part above one that scales.
+    # A block of one pixel changes nothing, so `scale` multiplies only the part above one.
     block = 1 + scale * (1 / (0.95 - strength**0.6) - 1)
     small = (max(1, int(width / block)), max(1, int(height / block)))
     nearest = Image.Resampling.NEAREST
@@ -191,7 +191,7 @@ def color_block(pixels: Bytes, count: float, rng: np.random.Generator, scale: fl
 
 
 def high_sharpen(pixels: Bytes, amount: float, rng: np.random.Generator, scale: float) -> Bytes:
-    """Lightness plus `amount` times what a blur of 3 pixels takes from it."""
+    """Lightness plus `amount` times its difference from a blur of 3 pixels."""
     lab = rgb_to_lab(pixels)
     lab[0] += np.float32(amount) * (lab[0] - blur(lab[0], 3 * scale))
     return lab_to_rgb(lab)

@@ -1,5 +1,5 @@
-"""The 25 distortions of KADID-10k at any strength from its level 1 to its level 5, each with the score that
-people gave it: Lin, Hosu and Saupe 2019, "KADID-10k: A Large-scale Artificially Distorted IQA Database"."""
+"""The 25 distortions of KADID-10k at any level from 1 to 5, with the score that people gave each: Lin, Hosu
+and Saupe 2019, "KADID-10k: A Large-scale Artificially Distorted IQA Database"."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from instruct_data.damage.regions import Region, busy_ellipse
 
 LEVELS = (1, 2, 3, 4, 5)
 
-# KADID-10k has no score for an untouched photograph. Its invisible distortions (a blur of sigma 0.1, a mean
-# shift of 0, the weakest darkening) got .920 to .922, the ceiling of its raters; untouched lies just above.
+# KADID-10k has no score for an unchanged photograph. Its invisible distortions (a blur of sigma 0.1, a mean
+# shift of 0, the weakest darkening) got .920 to .922, the highest scores. An unchanged one is put just above.
 CLEAN_SCORE = 0.93
-# The bottom of the raters' scale in practice: the strongest blur got .26.
+# The lowest score in practice: the strongest blur got .26.
 WORST_SCORE = 0.25
-# Their scale went from 1 to 5, and scores are fifths of it: at 1 nothing of a picture's quality is left.
+# The raters' scale ran from 1 to 5, and scores are a fifth of it. A rating of 1 means no quality.
 LOWEST_SCORE = 0.2
 
 
@@ -26,10 +26,10 @@ LOWEST_SCORE = 0.2
 class Distorted:
     """A picture with one known fault.
 
-    image: RGB, the size of the original; level: 1 (weakest) .. 5, fractions included;
-    severity: 0 (invisible) .. 1 (as bad as it gets), inside the mask; mask: float32[H, W] on 0..1, 1 where
-    the fault is, 0 where the picture is untouched; mean_score: what people gave this distortion at this level
-    all over a photograph, 0..1, higher is better, None for what nobody rated.
+    image: RGB, the size of the original; level: 1 (weakest) .. 5, may be a fraction;
+    severity: 0 (invisible) .. 1 (worst), inside the mask; mask: float32[H, W] on 0..1, 1 where the fault is,
+    0 where the picture is unchanged; mean_score: people's score for this distortion and level over a whole
+    photograph, 0..1, higher is better, None for a fault that nobody rated.
     """
 
     image: Image.Image
@@ -42,12 +42,12 @@ class Distorted:
 
 @dataclass(frozen=True)
 class Distortion:
-    """One of KADID-10k's.
+    """A distortion of KADID-10k.
 
-    apply: (pixels, strength, rng, scale) -> pixels; strengths: level by level, those of the generation code
-    (function `imdist_generator`); scores: level by level, the mean differential opinion score over its 81
-    photographs, a fifth of the raters' 1..5, higher is better; patches: whether it puts whole patches into
-    the picture and leaves the rest of it alone.
+    apply: (pixels, strength, rng, scale) -> pixels; strengths: by level, from the generation code (function
+    `imdist_generator`); scores: by level, the mean differential opinion score over 81 photographs, a fifth of
+    the raters' 1..5, higher is better; patches: whether it inserts whole patches and leaves the rest of the
+    picture unchanged.
     """
 
     apply: Callable[[Bytes, float, np.random.Generator, float], Bytes]
@@ -95,7 +95,7 @@ DISTORTIONS: dict[str, Distortion] = {
         tones.brighten, (0.1, 0.2, 0.4, 0.7, 1.1), (0.9011, 0.8575, 0.7265, 0.5402, 0.3619)),
     "darken": Distortion(
         tones.darken, (0.05, 0.1, 0.2, 0.4, 0.8), (0.9201, 0.9055, 0.8462, 0.7070, 0.4442)),
-    # Two-sided, from bright to dark, and weakest in the middle.
+    # From bright to dark, and weakest in the middle.
     "mean_shift": Distortion(
         tones.mean_shift, (0.15, 0.08, 0, -0.08, -0.15), (0.8436, 0.9038, 0.9206, 0.8739, 0.7807)),
     "jitter": Distortion(
@@ -111,8 +111,8 @@ DISTORTIONS: dict[str, Distortion] = {
         details.color_block, (2, 4, 6, 8, 10), (0.5374, 0.4718, 0.4599, 0.4252, 0.4070), patches=True),
     "high_sharpen": Distortion(
         details.high_sharpen, (1, 2, 3, 6, 12), (0.7158, 0.5272, 0.4273, 0.3227, 0.2672)),
-    # Two-sided, from steep to flat: levels 3 and 4 change as much, and between them -.2 changes nothing, of
-    # which the score between theirs knows nothing.
+    # From steep to flat. Levels 3 and 4 change equally much, but -.2 between them changes nothing, which the
+    # interpolated score cannot express.
     "contrast_change": Distortion(
         tones.contrast_change, (0.3, 0.15, 0, -0.4, -0.6), (0.6839, 0.7717, 0.8580, 0.8283, 0.6648)),
 }
@@ -127,13 +127,13 @@ def distort(
     region: float | None = None,
     scale: float = 1.0,
 ) -> Distorted:
-    """Put one of `DISTORTIONS` into an RGB image; the same generator state gives the same result, to the bit.
+    """Put one of `DISTORTIONS` into an RGB image; the same generator state gives the same bits.
 
     `level` runs from 1 to 5; strength and score are interpolated between whole levels. `region` is the share
-    of the picture, above 0 to 1, that a soft-edged ellipse around something visible takes; without it the
-    whole picture is distorted. `scale` multiplies what is measured in pixels (the width of a blur, the size
-    of a block): below 1 for pictures smaller than KADID-10k's 512 x 384, so that they look as bad at the size
-    people see them.
+    of the picture (above 0, up to 1) that a soft-edged ellipse around something visible covers; without it
+    the whole picture is distorted. `scale` multiplies lengths in pixels (the width of a blur, the size of a
+    block). It is below 1 for pictures smaller than KADID-10k's 512 x 384, so that they look equally bad at
+    the size people see.
     Raises ValueError for an image that isn't RGB, an unknown name, a level outside 1..5, a region outside
     0..1 or a scale <= 0.
     """
@@ -151,12 +151,12 @@ def distort(
 
 
 def at_level(values: Sequence[float], level: float) -> float:
-    """The value at a level from 1 to 5, interpolated between those of the whole levels."""
+    """The value at a level from 1 to 5, interpolated between whole levels."""
     return float(np.interp(level, LEVELS, values))
 
 
 def severity_of_score(score: float) -> float:
-    """How bad a mean score on 0..1 is: from 0, as good as untouched, to 1, as bad as people find anything."""
+    """The severity of a mean score on 0..1: 0 is as good as unchanged, 1 is the worst that people report."""
     return float(np.clip((CLEAN_SCORE - score) / (CLEAN_SCORE - WORST_SCORE), 0.0, 1.0))
 
 
@@ -173,7 +173,7 @@ def _apply(
     scale: float,
     place: Region | None,
 ) -> tuple[Bytes, Floats]:
-    if kind.patches:  # hard edges, and nothing between them: all inside the place, and no more in the mask
+    if kind.patches:  # patches with hard edges: they lie inside the place, and the mask is exactly them
         faulty = pixels.copy()
         window = np.s_[:, :] if place is None else place.core
         faulty[window] = kind.apply(pixels[window], strength, rng, scale)

@@ -1,8 +1,8 @@
-"""The six faults that the model names, put into pictures on purpose, so that what is wrong with one, how much
-and where, is known exactly.
+"""The six faults that the model names, put into pictures on purpose. So the fault, its strength and its place
+are known exactly.
 
-Five are distortions of KADID-10k under the names that the model has for them; malformation is any one of the
-artifacts that bend a part of the picture.
+Five are distortions of KADID-10k under the model's names. Malformation is any artifact that bends a part of
+the picture.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ KADID_NAMES: dict[FaultName, str] = {
     "darkness": "darken",
     "pixelation": "pixelate",
 }
-# What the model calls each distortion or artifact. Others (a shift of color, a seam) it has no name for.
+# The model's name for each distortion or artifact. It has no name for the others (a shift of color, a seam).
 FAULT_OF: dict[str, FaultName] = {
     **dict.fromkeys(("gaussian_blur", "lens_blur", "motion_blur"), "blur"),
     **dict.fromkeys(
@@ -41,10 +41,10 @@ KADID_SCORES: dict[FaultName, tuple[float, ...]] = {
 def apply_fault(
     image: Image.Image, name: FaultName, level: int, rng: np.random.Generator, scale: float = 1.0
 ) -> Distorted:
-    """Put one fault into an RGB image; the same generator state gives the same result, to the bit.
+    """Put one fault into an RGB image; the same generator state gives the same bits.
 
-    `level` runs from 1 to 5. `scale` multiplies the strengths measured in pixels (blur, pixelation): below 1
-    for pictures smaller than KADID-10k's 512 x 384, so that they look as bad at the size people see them.
+    `level` runs from 1 to 5. `scale` multiplies strengths in pixels (blur, pixelation). It is below 1 for
+    pictures smaller than KADID-10k's 512 x 384, so that they look equally bad at the size people see.
     Raises ValueError for an image that isn't RGB, an unknown fault, a level outside 1..5 or a scale <= 0.
     """
     if name not in FAULTS or level not in LEVELS or scale <= 0:
@@ -57,5 +57,5 @@ def apply_fault(
 
 
 def severity_of(name: FaultName, level: int) -> float:
-    """How bad a fault is at a level (1..5), on 0..1: by human scores where there are any, else level / 5."""
+    """The severity of a fault at a level (1..5), on 0..1: from human scores if they exist, else level / 5."""
     return severity_of_score(KADID_SCORES[name][level - 1]) if name in KADID_SCORES else level / 5

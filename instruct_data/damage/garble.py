@@ -1,4 +1,4 @@
-"""Pseudo-text as generators write it: lines of marks that have the strokes of letters and are none."""
+"""Pseudo-text like that of image generators: lines of marks that look like letters but are not."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -7,14 +7,14 @@ from scipy import ndimage
 from instruct_data.damage.pixels import Bytes, Floats
 from instruct_data.damage.regions import Region, around, busy_place
 
-_FINE = 3  # the text is drawn so many times larger, then shrunk, for smooth strokes
+_OVERSAMPLING = 3  # the text is drawn larger and then shrunk, for smooth strokes
 
 
 def garbled_text(
     pixels: Bytes, share: float, amplitude: float, rng: np.random.Generator
 ) -> tuple[Region, Bytes]:
-    """A plate of `share` of the picture, in the color of what was there, with lines of pseudo-text on it;
-    the higher the amplitude (0..1), the more the lines are bent."""
+    """A plate that covers `share` of the picture, in the color of the background, with lines of pseudo-text;
+    a higher amplitude (0..1) bends the lines more."""
     height, width = pixels.shape[:2]
     tall = (share * height * width / rng.uniform(1.8, 2.6)) ** 0.5
     wide = min(share * height * width / max(tall, 1), 0.95 * width)
@@ -32,7 +32,7 @@ def garbled_text(
 
 
 def _inked(before: Bytes, mask: Floats, ink: Floats, rng: np.random.Generator) -> Floats:
-    """The plate with ink on it, float32[h, w, 3]: light on dark or dark on light, whichever is further."""
+    """The plate with ink, float32[h, w, 3]: light on dark or dark on light, for the higher contrast."""
     color = np.average(before.reshape(-1, 3), axis=0, weights=mask.ravel() + 1e-3)
     dark = color.mean() > 110
     paper = color + (0.35 if dark else -0.35) * np.abs((255 if dark else 0) - color)
@@ -42,23 +42,23 @@ def _inked(before: Bytes, mask: Floats, ink: Floats, rng: np.random.Generator) -
 
 
 def _bent(page: Floats, x: Floats, y: Floats, amplitude: float, rng: np.random.Generator) -> Floats:
-    """The page read at (x, y), its lines waving by up to a quarter of a line."""
+    """The page read at (x, y), with lines that wave by up to a quarter of a line."""
     period, phase = page.shape[1] / rng.uniform(1.5, 3.5), rng.uniform(0, 2 * np.pi)
     wave = amplitude * page.shape[0] / 20 * np.sin(2 * np.pi * x / max(period, 1) + phase)
     return ndimage.map_coordinates(page, np.stack([y + wave, x]), np.float32, 1, "constant")
 
 
 def _lines(width: int, height: int, rng: np.random.Generator) -> Floats:
-    """A page of one to four lines of words: float32[height, width], 1 where there is ink."""
+    """A page with one to four lines of words: float32[height, width], 1 is ink."""
     size = (max(1, width), max(1, height))
-    page = Image.new("L", (size[0] * _FINE, size[1] * _FINE))
+    page = Image.new("L", (size[0] * _OVERSAMPLING, size[1] * _OVERSAMPLING))
     draw = ImageDraw.Draw(page)
     lines = int(rng.integers(1, 5))
     line = page.height / (lines + 0.3)
     for row in range(lines):
         x, base = 0.3 * line, (row + 0.85) * line
         while x < page.width - 0.5 * line:
-            for _ in range(rng.integers(2, 8)):  # letters in a word
+            for _ in range(rng.integers(2, 8)):  # the letters of a word
                 letter = line * rng.uniform(0.22, 0.4)
                 if x + letter > page.width - 0.2 * line:
                     break
@@ -76,7 +76,7 @@ def _letter(
     pen: int,
     rng: np.random.Generator,
 ) -> None:
-    """Two or three of the strokes that letters are made of, at its lower left corner `foot`."""
+    """Draw two or three strokes of a letter; `foot` is its lower left corner."""
     (x, y), (w, h) = foot, size
     rise, fall = rng.choice([0, 0, 0.7]) * h, rng.choice([0, 0, 0, 0.5]) * h
     for stroke in rng.choice(6, int(rng.integers(2, 4)), replace=False):

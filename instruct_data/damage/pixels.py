@@ -1,4 +1,4 @@
-"""Arrays of pixels: rounding to bytes, CIELAB and back, and a Gaussian blur that stays fast when wide."""
+"""Arrays of pixels: rounding to bytes, CIELAB and back, and a Gaussian blur that is fast at any width."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ _RGB_TO_XYZ = np.array(
 _XYZ_TO_RGB = np.linalg.inv(_RGB_TO_XYZ).astype(np.float32)
 _CODES = np.arange(256) / 255
 _LINEAR = np.where(_CODES <= 0.04045, _CODES / 12.92, ((_CODES + 0.055) / 1.055) ** 2.4).astype(np.float32)
-_KNEE = 6 / 29  # of the CIELAB curve: a straight line below, a cube root above
+_KNEE = 6 / 29  # the CIELAB curve is a straight line below it and a cube root above
 
 
 def to_bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -42,13 +42,13 @@ def lab_to_rgb(lab: Floats) -> Bytes:
 
 
 def blur(plane: Floats, sigma: float) -> Floats:
-    """Gaussian blur of float32[H, W]; beyond a sigma of 4 pixels on a smaller copy, which nobody can tell."""
+    """Gaussian blur of float32[H, W]; above a sigma of 4 pixels on a smaller copy, which looks the same."""
     if sigma <= 4:
         return ndimage.gaussian_filter(plane, sigma, truncate=2.0)
     height, width = plane.shape
     factor = sigma / 2
     size = (max(1, round(width / factor)), max(1, round(height / factor)))
     small = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BOX))
-    # Of the variance sigma^2, the box of the shrinking and the tent of the enlarging make factor^2 / 4.
+    # Shrinking (a box) and enlarging (a tent) already contribute factor^2 / 4 of the variance sigma^2.
     blurred = ndimage.gaussian_filter(small, (sigma**2 / factor**2 - 0.25) ** 0.5, truncate=2.0)
     return np.asarray(Image.fromarray(blurred).resize((width, height), Image.Resampling.BILINEAR))

@@ -1,4 +1,4 @@
-"""Soft-edged places in a picture: where a fault goes that doesn't take the whole of it."""
+"""Soft-edged regions of a picture, for faults that don't cover all of it."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from instruct_data.damage.pixels import Bytes, Floats, to_bytes
 class Region:
     """A part of a picture.
 
-    y, x: pixels from its center, float32[h, w] over its bounding box; corner: (row, column) of that box;
-    reach: its mean radius in pixels; mask: float32[h, w], 1 inside, falling to 0 at the rim.
+    y, x: distance from its center in pixels, float32[h, w] over its bounding box; corner: (row, column) of
+    the box; reach: its mean radius in pixels; mask: float32[h, w], 1 inside, falling to 0 at the rim.
     """
 
     y: Floats
@@ -43,12 +43,12 @@ class Region:
         return faulty, mask
 
     def blend(self, before: Bytes, after: Floats | Bytes) -> Bytes:
-        """`after` laid over `before` by the mask, both [h, w, 3]; `before` to the bit where the mask is 0."""
+        """`after` blended over `before` by the mask, both [h, w, 3]; exactly `before` where the mask is 0."""
         return to_bytes(before + self.mask[..., None] * (after - before.astype(np.float32)))
 
 
 def busy_ellipse(pixels: Bytes, share: float, rim: float, rng: np.random.Generator) -> Region:
-    """A rotated ellipse of `share` of the picture, fading out over `rim` of its radius, somewhere visible."""
+    """A rotated ellipse of `share` of the picture in a busy place; it fades out over `rim` of its radius."""
     height, width = pixels.shape[:2]
     reach = (share * height * width / np.pi) ** 0.5
     stretch, turn = rng.uniform(0.8, 1.25), rng.uniform(0, np.pi)
@@ -63,25 +63,25 @@ def busy_ellipse(pixels: Bytes, share: float, rim: float, rng: np.random.Generat
 
 
 def busy_place(pixels: Bytes, half: float, rng: np.random.Generator) -> tuple[float, float]:
-    """A center whose surroundings have structure: bending an empty sky would be a fault nobody can see."""
+    """A center with structure around it: nobody would see a bend in an empty sky."""
     height, width = pixels.shape[:2]
     y = rng.uniform(min(half, height / 2), max(height - half, height / 2), 12).astype(np.float32)
     x = rng.uniform(min(half, width / 2), max(width - half, width / 2), 12).astype(np.float32)
     step = max(1, min(height, width) // 96)
-    grey = pixels[::step, ::step, 1].astype(np.float32)
-    edges = np.hypot(*np.gradient(grey)) if min(grey.shape) > 1 else np.zeros_like(grey)
+    gray = pixels[::step, ::step, 1].astype(np.float32)
+    edges = np.hypot(*np.gradient(gray)) if min(gray.shape) > 1 else np.zeros_like(gray)
     busy = ndimage.uniform_filter(edges, max(3, int(half / step)))
     row = (y / step).astype(int).clip(0, busy.shape[0] - 1)
     column = (x / step).astype(int).clip(0, busy.shape[1] - 1)
-    best = rng.choice(np.argsort(busy[row, column])[-3:])  # of the three busiest of twelve
+    best = rng.choice(np.argsort(busy[row, column])[-3:])  # one of the three busiest of twelve places
     return float(y[best]), float(x[best])
 
 
 def around(
     pixels: Bytes, center: tuple[float, float], half: tuple[float, float]
 ) -> tuple[tuple[int, int], Floats, Floats]:
-    """The box of `half` (height, width) pixels to each side of a center, cut at the picture's borders: its
-    corner, and the distances y and x from the center, float32[h, w]."""
+    """The box of `half` (height, width) pixels on each side of a center, clipped to the picture: its corner,
+    and the distances y and x from the center, float32[h, w]."""
     (top, bottom), (left, right) = (
         (max(0, int(c - h)), min(side, int(c + h) + 1))
         for c, h, side in zip(center, half, pixels.shape[:2], strict=True)

@@ -1,4 +1,4 @@
-"""A contact sheet: one picture with every distortion and artifact at every level, to judge them by eye."""
+"""A contact sheet: one picture with every distortion and artifact at every level, for judgment by eye."""
 
 from collections.abc import Iterator
 
@@ -8,28 +8,28 @@ from PIL import Image, ImageDraw, ImageFont
 from instruct_data.damage.artifacts import ARTIFACTS, add_artifact
 from instruct_data.damage.distortions import DISTORTIONS, LEVELS, Distorted, distort
 
-CELL = 256  # pixels, of a picture's longest side
-KADID_SIDE = 512  # pixels, of the pictures that the levels were rated on
-REGION = 0.25  # share of the picture
-LABEL = 18  # pixels, of a line of text
+CELL_SIDE = 256  # pixels: the longest side of a picture
+KADID_SIDE = 512  # pixels: the longest side of the pictures on which the levels were rated
+REGION_SHARE = 0.25
+LABEL_HEIGHT = 18  # pixels of a line of text
 
 
 def contact_sheet(image: Image.Image, in_region: bool, seed: int = 0) -> Image.Image:
-    """A row for each distortion and artifact, a column for each level, below each picture its severity.
+    """A row per distortion and artifact, a column per level, and the severity below each picture.
 
-    `in_region` puts the distortions into a quarter of the picture instead of all of it. The same seed in
-    every cell, so that the levels differ in strength only.
+    `in_region` puts the distortions into a quarter of the picture instead of all of it. Every cell has the
+    same seed, so that the levels differ only in strength.
     """
     small = image.copy()
-    small.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
-    width, height = small.width + 4, small.height + 2 * LABEL
+    small.thumbnail((CELL_SIDE, CELL_SIDE), Image.Resampling.LANCZOS)
+    width, height = small.width + 4, small.height + 2 * LABEL_HEIGHT
     names = [*DISTORTIONS, *ARTIFACTS]
     sheet = Image.new("RGB", (width * len(LEVELS), height * len(names)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LABEL - 5)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LABEL_HEIGHT - 5)
     for row, name in enumerate(names):
         draw.text((4, row * height + 1), name, "black", font)
         for column, result in enumerate(_levels(small, name, in_region, seed)):
-            left, top = column * width, row * height + LABEL
+            left, top = column * width, row * height + LABEL_HEIGHT
             sheet.paste(result.image, (left, top))
             caption = f"level {result.level:g}, severity {result.severity:.2f}"
             draw.text((left + 4, top + small.height + 1), caption, "grey", font)
@@ -43,4 +43,4 @@ def _levels(image: Image.Image, name: str, in_region: bool, seed: int) -> Iterat
             yield add_artifact(image, name, level, rng)
         else:
             scale = max(image.size) / KADID_SIDE
-            yield distort(image, name, level, rng, REGION if in_region else None, scale)
+            yield distort(image, name, level, rng, REGION_SHARE if in_region else None, scale)

@@ -1,7 +1,7 @@
-"""AIGCIQA2023+ (arXiv 2405.07346): 2,400 pictures, 100 prompts x 6 generators x 4, four questions each.
+"""AIGCIQA2023+ (arXiv 2405.07346): 2,400 pictures (100 prompts x 6 generators x 4) with four questions each.
 
-`AIGIQA2023.json` holds scores, questions and answers, `AIGIQA2023+.csv` the annotation that the answers were
-written from. A picture's number is the same in both.
+`AIGIQA2023.json` holds scores, questions and answers. `AIGIQA2023+.csv` holds the annotation from which the
+answers were written. A picture has the same number in both.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from mint_iqa.vocabulary import Dimension
 
 SOURCE = "aigciqa2023"
 PICTURES = 2400
-# In the order of the pictures' numbers, 400 each; only the annotation names them.
+# In the order of the picture numbers, 400 pictures each. Only the annotation names them.
 GENERATORS = ("Controlnet", "DALLE", "Glide", "Lafite", "stable-diffusion", "Unidiffuser")
 
 QUESTIONS: dict[Asked, str] = {
@@ -32,7 +32,7 @@ _ASKED = {question: dimension for dimension, question in QUESTIONS.items()}
 _Score = Annotated[float, Field(strict=True)]
 
 
-class _Row(BaseModel):
+class _AnswerRow(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     img: str
     prompt: str
@@ -44,22 +44,22 @@ class _Row(BaseModel):
 
 
 def read_aigciqa2023(path: Path, findings: Findings) -> list[InstructionSample]:
-    """Samples of `AIGIQA2023.json`: scores 0..1 -> 0..100, answers as published but for outer spaces.
+    """Samples of `AIGIQA2023.json`: scores 0..1 -> 0..100, answers as published without outer spaces.
 
-    The score of the question that asks for all three perspectives is None.
+    The question about all three perspectives has no score (None).
     """
     samples = []
     for line, value in json_records(path):
         with findings.at(line):
-            row = _Row.model_validate(value)
+            row = _AnswerRow.model_validate(value)
             findings.ignored.update((row.model_extra or {}).keys() - {"id"})
             samples.append((line, _sample(row)))
     return drop_conflicts(samples, findings)
 
 
-def _sample(row: _Row) -> InstructionSample:
+def _sample(row: _AnswerRow) -> InstructionSample:
     if row.q1 not in _ASKED:
-        raise ValueError(f"q1 is none of the four questions: {row.q1!r:.80}")
+        raise ValueError(f"q1 is not one of the four questions: {row.q1!r:.80}")
     scores: dict[Dimension, float] = {
         "quality": percent("moz1", row.moz1),
         "authenticity": percent("moz2", row.moz2),
@@ -74,7 +74,7 @@ def _sample(row: _Row) -> InstructionSample:
 
 
 def generator_of(image: str) -> str | None:
-    """Who made picture `N.png` of the set, by its number; None for another name."""
+    """The generator of picture `N.png`, by its number; None for another name."""
     number = number_of(image)
     return None if number is None else GENERATORS[number * len(GENERATORS) // PICTURES]
 
@@ -87,11 +87,11 @@ def number_of(image: str) -> int | None:
 
 
 def read_aigciqa2023_raw(path: Path, findings: Findings) -> list[InstructionSample]:
-    """Samples of `AIGIQA2023+.csv`: the same four answers a picture, without prompt and scores.
+    """Samples of `AIGIQA2023+.csv`: the same four answers for each picture, without prompt and scores.
 
-    gb18030, no header; columns: number, file name within the generator's folder, generator, clarity, outline,
-    detail (1..4), authenticity, correspondence (1..3, higher is better), remarks on the last two in Chinese,
-    the same in English. The Chinese ones are left out.
+    The file is in gb18030 and has no header. Its columns: number, file name in the generator's folder,
+    generator, clarity, outline, detail (1..4), authenticity, correspondence (1..3, higher is better), remarks
+    on the last two in Chinese, the same in English. The Chinese remarks are left out.
     """
     samples: list[InstructionSample] = []
     for line, cells in csv_lines(path, "gb18030"):
@@ -114,7 +114,7 @@ def _raw_samples(cells: list[str]) -> list[InstructionSample]:
     answers["overall"] = " ".join(answers.values())
     image = f"{number}.png"
     if generator_of(image) != generator:
-        raise ValueError(f"picture {number:.20} is not one that {generator:.40} made")
+        raise ValueError(f"picture {number:.20} was not made by {generator:.40}")
     return [
         InstructionSample(
             image=image, source=SOURCE, generator=generator, dimension=asked, question=QUESTIONS[asked],

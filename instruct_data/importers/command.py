@@ -10,7 +10,7 @@ from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa20
 from instruct_data.importers.distortions import read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
 from instruct_data.importers.scores import missing_images
-from instruct_data.importers.table import Columns, read_table
+from instruct_data.importers.table import TableColumns, read_table
 from instruct_data.records import InstructionSample, Record, ratings_of, write_jsonl
 from mint_iqa.errors import MintIQAError
 from mint_iqa.tables.reading import Findings
@@ -22,7 +22,7 @@ Reader = Callable[[Path, Findings], Sequence[Record]]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """One subcommand a format."""
+    """Add one subcommand for each format."""
     formats = parser.add_subparsers(required=True, metavar="NAME")
     samples = _format(formats, "aigciqa2023", read_aigciqa2023, "AIGCIQA2023+ questions: AIGIQA2023.json")
     samples.add_argument("--ratings", type=Path, help="also write the pictures' scores there")
@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     _format(formats, "clive", read_clive, "LIVE in the Wild: JSON of the MINT-IQA code")
     _format(formats, "kadid", read_kadid, "KADID-10k: JSON of the MINT-IQA code")
     _format(formats, "llava", read_llava, "LLaVA conversations: JSON")
-    table = _format(formats, "csv", None, "any CSV file; scores are named COLUMN:WORST:BEST")
+    table = _format(formats, "csv", None, "any CSV file; name scores as COLUMN:WORST:BEST")
     for dimension in DIMENSIONS:
         table.add_argument(f"--{dimension}", metavar="COLUMN:WORST:BEST", help="e.g. mos:1:5 or dmos:100:0")
     table.add_argument("--image-column", default="image", metavar="COLUMN")
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    """Read, check, write, and say what was found; raises MintIQAError before anything is written."""
+    """Read, check and write the records, and print a summary. MintIQAError comes before any writing."""
     findings = Findings(arguments.file)
     reader: Reader | None = arguments.reader
     if reader is None:
@@ -53,7 +53,7 @@ def run(arguments: Namespace) -> None:
     else:
         findings.check("Correct these lines, or leave them out with --skip-broken")
     if not records:
-        raise MintIQAError("nothing_to_import", f"{arguments.file} has no record that can be used.")
+        raise MintIQAError("nothing_to_import", f"{arguments.file} has no usable record: give another file.")
     _write(arguments, records)
     for field, lines in sorted(findings.ignored.items()):
         print(f"not taken over: {field!r}, on {counted(lines, 'line')}")
@@ -66,16 +66,14 @@ def _format(
     parser.set_defaults(reader=reader)
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--output", type=Path, required=True, help="JSON Lines file to write")
-    parser.add_argument("--images", type=Path, help="folder of the pictures; that of FILE if left out")
-    parser.add_argument(
-        "--skip-broken", action="store_true", help="report lines that can't be used, and leave them out"
-    )
+    parser.add_argument("--images", type=Path, help="folder of the pictures (default: the one of FILE)")
+    parser.add_argument("--skip-broken", action="store_true", help="report unusable lines and leave them out")
     return parser
 
 
-def _columns(arguments: Namespace) -> Columns:
+def _columns(arguments: Namespace) -> TableColumns:
     named = {dimension: getattr(arguments, dimension) for dimension in DIMENSIONS}
-    return Columns(
+    return TableColumns(
         scores={dimension: ScoreColumn.parse(text) for dimension, text in named.items() if text},
         image=arguments.image_column,
         prompt=arguments.prompt_column,

@@ -1,4 +1,4 @@
-"""LIVE, CLIVE and KADID-10k as the published MINT-IQA code holds them: [{id, prompt: "", img, moz1}, ...]."""
+"""LIVE, CLIVE and KADID-10k as the published MINT-IQA code has them: [{id, prompt: "", img, moz1}, ...]."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from instruct_data.records import RatedImage
 from mint_iqa.tables.reading import Findings, json_records
 from mint_iqa.tables.scales import percent
 
-# Folder of LIVE Release 2 -> what was done to its pictures.
+# Folder of LIVE Release 2 -> the distortion of its pictures.
 LIVE_DISTORTIONS = {
     "fastfading": "fast_fading",
     "gblur": "gaussian_blur",
@@ -28,16 +28,16 @@ KADID_DISTORTIONS = (
     "mean_shift", "jitter", "non_eccentricity_patch", "pixelate", "quantization", "color_block",
     "high_sharpen", "contrast_change",
 )  # fmt: skip
-# KADID-10k rates from 1 to 5 (its "dmos" rises with quality), and the file holds a fifth of that.
+# KADID-10k has ratings from 1 to 5 (its "dmos" rises with quality); the file holds a fifth of them.
 KADID_RANGE = (0.2, 1.0)
-# LIVE publishes difference scores only (0: no visible difference), and the file holds a hundredth of them.
+# LIVE publishes only difference scores (0: no visible difference); the file holds a hundredth of them.
 LIVE_RANGE = (1.0, 0.0)
 CLIVE_RANGE = (0.0, 1.0)
 
 _KADID_NAME = re.compile(r"(I\d\d)_(\d\d)_0([1-5])(\.\w+)")
 
 
-class _Row(BaseModel):
+class _ScoreRow(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     prompt: str = ""
     img: str
@@ -45,17 +45,17 @@ class _Row(BaseModel):
 
 
 def read_live(path: Path, findings: Findings) -> list[RatedImage]:
-    """LIVE Release 2: quality from difference scores, distortion from the folder; it names no reference."""
+    """LIVE Release 2: quality from difference scores, distortion from the folder; references are unknown."""
     return _read(path, findings, "live", LIVE_RANGE, _live_origin)
 
 
 def read_clive(path: Path, findings: Findings) -> list[RatedImage]:
-    """LIVE in the Wild: quality of photographs with the distortions of their cameras."""
+    """LIVE in the Wild: quality of photographs with real camera distortions."""
     return _read(path, findings, "clive", CLIVE_RANGE, lambda image: {})
 
 
 def read_kadid(path: Path, findings: Findings) -> list[RatedImage]:
-    """KADID-10k: quality, with reference, distortion and level read off the name `I01_01_01.png`."""
+    """KADID-10k: quality; reference, distortion and level come from the name `I01_01_01.png`."""
     return _read(path, findings, "kadid", KADID_RANGE, _kadid_origin)
 
 
@@ -69,7 +69,7 @@ def _read(
     ratings = []
     for line, value in json_records(path):
         with findings.at(line):
-            row = _Row.model_validate(value)
+            row = _ScoreRow.model_validate(value)
             findings.ignored.update((row.model_extra or {}).keys() - {"id"})
             quality = percent("moz1", row.moz1, *worst_to_best)
             rating = RatedImage(

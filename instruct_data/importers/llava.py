@@ -12,34 +12,34 @@ SOURCE = "llava"
 IMAGE_TOKEN = "<image>"
 
 
-class _Message(BaseModel):
+class _LlavaMessage(BaseModel):
     model_config = ConfigDict(strict=True)
     sender: Literal["human", "gpt"] = Field(alias="from")
     value: str
 
 
-class _Row(BaseModel):
+class _ConversationRow(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
     image: str
-    conversations: list[_Message]
+    conversations: list[_LlavaMessage]
 
 
 def read_llava(path: Path, findings: Findings) -> list[InstructionSample]:
-    """One sample an answer, with the turns before it as history; no scores, no prompt.
+    """One sample per answer, with the earlier turns as history; no scores, no prompt.
 
-    "<image>" is taken out of the questions. A conversation without an image, or whose turns don't alternate
-    from human to gpt, is a problem as a whole.
+    "<image>" is removed from the questions. A conversation without an image, or whose turns don't alternate
+    between human and gpt, becomes one finding.
     """
     samples: list[InstructionSample] = []
     for line, value in json_records(path):
         with findings.at(line):
-            row = _Row.model_validate(value)
+            row = _ConversationRow.model_validate(value)
             findings.ignored.update((row.model_extra or {}).keys() - {"id"})
             samples += _samples(row)
     return samples
 
 
-def _samples(row: _Row) -> list[InstructionSample]:
+def _samples(row: _ConversationRow) -> list[InstructionSample]:
     senders = [message.sender for message in row.conversations]
     if not senders or senders != ["human", "gpt"] * (len(senders) // 2):
         raise ValueError("the turns must alternate between human and gpt, human first")

@@ -1,4 +1,4 @@
-"""What all score files share: contradictions, and pictures that are not there."""
+"""Checks that all score files share: contradictory scores and missing pictures."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from mint_iqa.tables.reading import Findings
 
 
 def drop_conflicts(lined: Sequence[tuple[int, R]], findings: Findings) -> list[R]:
-    """The records without those that give a picture and prompt other scores than an earlier line did."""
+    """The records without those that contradict an earlier line on the scores of a picture and prompt."""
     first: dict[tuple[str, str | None], tuple[int, R]] = {}
     kept: list[R] = []
     for line, record in lined:
@@ -21,6 +21,6 @@ def drop_conflicts(lined: Sequence[tuple[int, R]], findings: Findings) -> list[R
 
 
 def missing_images(records: Iterable[Record], folder: Path) -> tuple[int, int]:
-    """How many of the records' pictures are no files below `folder`, and how many pictures there are."""
+    """The number of the records' pictures that are missing below `folder`, and the number of all pictures."""
     names = {record.image for record in records}
     return sum(not (folder / name).is_file() for name in names), len(names)

@@ -1,4 +1,4 @@
-"""Scores from any CSV file (UTF-8, commas, a header) whose columns and ranges are named."""
+"""Scores from any CSV file (UTF-8, commas, a header) whose columns and ranges are given."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,10 +13,10 @@ from mint_iqa.vocabulary import Dimension
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which column holds what; columns not named here are ignored, and counted.
+class TableColumns:
+    """The columns of a CSV file; other columns are ignored and counted.
 
-    spreads: columns of the raters' standard deviations, in the unit of the score's own column.
+    spreads: columns of the raters' standard deviations, in the unit of the score column.
     """
 
     scores: Mapping[Dimension, ScoreColumn]
@@ -27,7 +27,7 @@ class Columns:
     spreads: Mapping[Dimension, str] = field(default_factory=dict)
 
 
-def read_table(path: Path, columns: Columns, findings: Findings) -> list[RatedImage]:
+def read_table(path: Path, columns: TableColumns, findings: Findings) -> list[RatedImage]:
     """Ratings of a CSV file, each score mapped from worst..best to 0..100; the source is the file's stem.
 
     Raises MintIQAError (`bad_argument`) if no column of scores is named.

@@ -1,4 +1,4 @@
-"""Whether a folder is a checkpoint that can be loaded, found out before a weight of it is read.
+"""Whether a folder is a checkpoint that can be loaded, checked before any of its weights is read.
 
 A config is a few lines of text from a stranger, and could ask for terabytes. So its numbers are limited,
 weights come from files that run no code, and a model far larger than these is refused before it takes memory.
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from mint_iqa.errors import MintIQAError
 
-VERSION = 1  # of the form of config.json; raised when a reader of today could mistake tomorrow's for its own
+VERSION = 1  # of the format of config.json; raised when an older reader could misread a newer file
 LARGEST_NUMBER = 10_000_000
-DEEPEST = 500  # layers, or labels, of which transformers makes a name each
-SMALL = 1_000_000  # numbers that a model may have beyond twice those of its files
+MAX_LAYERS_OR_LABELS = 500  # transformers makes a name for each
+MAX_EXTRA_NUMBERS = 1_000_000  # of a model, beyond twice those in its files
 RENEW = "download or convert the checkpoint again"
 # transformers would fetch kernels, load other files or convert weights.
 _FORBIDDEN = {
@@ -58,7 +58,7 @@ def read_config(folder: Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def check_settings(path: Path, settings: Any) -> None:
-    """MintIQAError (`bad_checkpoint`), by name, for settings that fill any memory or have code fetched."""
+    """MintIQAError (`bad_checkpoint`), by name, for settings that would exhaust memory or fetch code."""
     waiting = [("", settings)]
     while waiting:
         name, value = waiting.pop()
@@ -73,7 +73,7 @@ def check_settings(path: Path, settings: Any) -> None:
 
 
 def _is_possible(name: str, value: float) -> bool:
-    most = DEEPEST if name.endswith(("layers", "labels")) else LARGEST_NUMBER
+    most = MAX_LAYERS_OR_LABELS if name.endswith(("layers", "labels")) else LARGEST_NUMBER
     return math.isfinite(value) and abs(value) <= most and not (name.endswith("eps") and value <= 0)
 
 
@@ -85,7 +85,7 @@ def check_size(folder: Path, model: nn.Module, elsewhere: Callable[[str], bool] 
     """
     expected = sum(t.numel() for name, t in model.state_dict().items() if not elsewhere(name))
     found = _stored_numbers(folder)
-    if expected > 2 * found + SMALL:
+    if expected > 2 * found + MAX_EXTRA_NUMBERS:
         raise _bad(
             f"The config in {folder} describes {expected:,} numbers and its weights hold {found:,}: {RENEW}"
         )
@@ -99,7 +99,7 @@ def _stored_numbers(folder: Path) -> int:
             with safe_open(path, "pt") as file:
                 found += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
-        raise _bad(f"{folder} holds no whole weights: {RENEW}") from None
+        raise _bad(f"{folder} holds no complete weights: {RENEW}") from None
     return found
 
 
@@ -117,13 +117,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def read_state(path: Path, mmap: bool) -> dict[str, Tensor]:
-    """The state dict that torch.save wrote, of which no code is run; with `mmap` it stays on the disk.
+    """The state dict that torch.save wrote, read without running code; with `mmap` it stays on disk.
 
     MintIQAError (`bad_checkpoint`) if the file is damaged, packed, or holds anything but named plain tensors.
     """
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as parts:  # torch.save packs nothing: unpacking could fill any memory
+            with zipfile.ZipFile(path) as parts:  # torch.save packs nothing: unpacking could exhaust memory
                 if any(part.file_size > part.compress_size for part in parts.infolist()):
                     raise ValueError("packed")
         with warnings.catch_warnings():
@@ -132,7 +132,7 @@ def read_state(path: Path, mmap: bool) -> dict[str, Tensor]:
     except Exception as error:  # torch's reader and unpickler raise half a dozen kinds for a bad file
         raise _bad(f"{path} {_trouble(error)}") from error
     if not isinstance(state, dict) or not state or not all(map(_is_plain, state, state.values())):
-        raise _bad(f"{path} holds no single state dict of tensors: save the model's state_dict() alone")
+        raise _bad(f"{path} is not a single state dict of tensors: save the model's state_dict() alone")
     return dict(state)
 
 
@@ -158,9 +158,9 @@ def misfit(
     may_lack: Collection[str] = (),
     may_have: Collection[str] = (),
 ) -> str:
-    """How the weights that were found differ from those expected, as `named` says it; "" where they fit."""
+    """How the weights found differ from those expected, in the form of `differences`; "" where they fit."""
     both = expected.keys() & found.keys()
-    return named(
+    return differences(
         expected.keys() - found.keys() - set(may_lack),
         found.keys() - expected.keys() - set(may_have),
         (name for name in both if expected[name] != found[name]),
@@ -171,7 +171,7 @@ def shapes_of(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in state.items()}
 
 
-def named(missing: Iterable[str], unknown: Iterable[str], reshaped: Iterable[str]) -> str:
+def differences(missing: Iterable[str], unknown: Iterable[str], reshaped: Iterable[str]) -> str:
     """Names of weights -> "missing: a, b, c and 2 more; of another shape: d"; "" where there are none."""
     trouble = {"missing": sorted(missing), "unknown": sorted(unknown), "of another shape": sorted(reshaped)}
     more = {what: f" and {len(names) - 3} more" * (len(names) > 3) for what, names in trouble.items()}

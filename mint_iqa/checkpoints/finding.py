@@ -13,7 +13,7 @@ SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 def find_folder(name: str | Path, what: str, presets: str = "") -> Path:
     """The folder `name`, if it has a config.json, or what the hub holds under that id, fetched once.
 
-    what, presets: how the error calls it, and what may be named beside folders ("nano, ").
+    what: the noun in the error message; presets: names that it lists beside folders ("nano, ").
     MintIQAError where there is neither.
     """
     folder = Path(name).expanduser()

@@ -10,7 +10,7 @@ from mint_iqa.quiet import quiet_transformers
 
 
 def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or on the hub, of which no code is run; MintIQAError if it can't be read."""
+    """The tokenizer in a folder or on the hub, read without running code; MintIQAError if that fails."""
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -21,7 +21,7 @@ def read_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def fitting_tokenizer(source: Path, vocabulary: int) -> Any:
-    """MintIQAError when there is none, or it knows more words than the `vocabulary` of the weights."""
+    """MintIQAError when there is none, or it has more tokens than the `vocabulary` of the weights."""
     try:
         tokenizer = read_tokenizer(source)
     except MintIQAError as error:

@@ -1,7 +1,7 @@
 """The `mint-iqa` command: score, report, ask, compare with people, convert, print the schema.
 
 Results go to stdout or `--output`, everything else to stderr. Exit code 0: all well; 1: some items of several
-failed, and have an `error` in the output; 2: the input was of no use, a single image included; 3: none
+failed, and have an `error` in the output; 2: the input could not be used, a single image included; 3: none
 failed, but some are below --fail-under; 130: Ctrl-C.
 """
 

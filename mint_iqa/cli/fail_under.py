@@ -13,15 +13,15 @@ from mint_iqa.records import Assessment, Record
 from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
-BELOW = 3  # exit code
-NAMED = 20  # items
+EXIT_BELOW = 3  # exit code
+MAX_NAMED = 20  # images in the message
 Scored = TypeVar("Scored", bound=Record)
 
 FailUnder = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=SCORE",
-        help=f"End with exit code {BELOW} if an image scores less, or has no such score. Repeatable.",
+        help=f"End with exit code {EXIT_BELOW} if an image scores less, or has no such score. Repeatable.",
     ),
 ]
 
@@ -44,7 +44,7 @@ def limits_of(texts: Sequence[str]) -> dict[Dimension, float]:
 
 
 class Gate:
-    """Watches records go by and keeps count of those below `limits`, and the names of the first."""
+    """Counts the records below `limits` as they pass, and keeps the names of the first."""
 
     def __init__(self, limits: dict[Dimension, float]) -> None:
         self.limits = limits
@@ -63,13 +63,13 @@ class Gate:
         self.seen += 1
         if short := [text for name in self.limits if (text := self._below(record, name))]:
             self.below += 1
-            if len(self.named) < NAMED:
+            if len(self.named) < MAX_NAMED:
                 self.named.append(f"{record.image} ({', '.join(short)})")
 
     def sentence(self) -> str:
         """How many are below, and which."""
         wanted = ", ".join(f"{name}={limit:g}" for name, limit in self.limits.items())
-        more = f" and {self.below - NAMED:,} more" if self.below > NAMED else ""
+        more = f" and {self.below - MAX_NAMED:,} more" if self.below > MAX_NAMED else ""
         are = "is" if self.below == 1 else "are"
         return (
             f"{self.below:,} of {counted(self.seen, 'image')} {are} below --fail-under {wanted}: "
@@ -85,8 +85,8 @@ class Gate:
 
 @contextmanager
 def gate(limits: dict[Dimension, float]) -> Iterator[Gate]:
-    """After the body, which writes all output, complains about what was below, and then ends with `BELOW`;
-    an exit code that the body ended with is kept."""
+    """After the body, which writes all output, report the images below and end with `EXIT_BELOW`; an exit
+    code that the body ended with is kept."""
     watching = Gate(limits)
     try:
         yield watching
@@ -96,7 +96,7 @@ def gate(limits: dict[Dimension, float]) -> Iterator[Gate]:
         raise
     if watching.below:
         complain(watching.sentence())
-        raise typer.Exit(BELOW)
+        raise typer.Exit(EXIT_BELOW)
 
 
 def _number(text: str) -> float:

@@ -89,7 +89,7 @@ def _score_the_rest(
 
 @contextmanager
 def _ctrl_c_waits() -> Iterator[Callable[[], bool]]:
-    """Within it the first Ctrl-C only makes the function say so; the second interrupts as it always does."""
+    """Within it, the first Ctrl-C only makes the yielded function return True; the second interrupts."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

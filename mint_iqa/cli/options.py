@@ -16,7 +16,7 @@ Output = Annotated[
     Path | None, typer.Option(help="File to write to; a table stays on the screen, and the file gets JSON.")
 ]
 Model = Annotated[str, typer.Option(help="Preset (nano), folder, hub id, or clip-agiqa=FOLDER.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen by itself if left out.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; chosen if left out.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; chosen if left out.")]
 
 Quantization = Annotated[

@@ -32,7 +32,7 @@ from mint_iqa.scoring.manifest import read_manifest
 from mint_iqa.scoring.on_ray import Loading, score_batches_on_ray
 from mint_iqa.scoring.scorer import Scorer, explains, open_model
 
-KEPT: tuple[Format, ...] = ("jsonl", "csv", "parquet")  # in a file these survive the end of the run
+RESUMABLE: tuple[Format, ...] = ("jsonl", "csv", "parquet")
 
 
 def score(
@@ -50,7 +50,7 @@ def score(
         typer.Option(help="By the name of --output; else table for images, jsonl for a list of them."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an --output that was cut off, or start it.")
+        bool, typer.Option("--resume", help="Continue an --output that was cut off, or start it.")
     ] = False,
     explain: Annotated[
         bool | None, typer.Option("--explain/--no-explain", help="On for images, off for a list of them.")
@@ -66,7 +66,7 @@ def score(
     ] = "local",
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that read images; with ray, that score them. One a core."),
+        typer.Option(min=1, help="Processes that read images; with ray, that score them. One per core."),
     ] = None,
     fail_under: FailUnder = None,
 ) -> None:
@@ -90,7 +90,7 @@ def score(
         else _here(open_model(model, device, dtype, quantization, device_map), explain, workers)
     )
     with gate(limits) as watching:
-        if output is not None and format in KEPT:
+        if output is not None and format in RESUMABLE:
             return score_into_file(
                 items,
                 output,
@@ -136,7 +136,7 @@ def _usual_format(output: Path | None, listed: bool) -> Format:
 def _check_format(format: Format, output: Path | None, resume: bool) -> None:
     if output is None and format in ("csv", "parquet"):
         raise MintIQAError("bad_argument", f"--format {format} is for files: give --output.")
-    if resume and (output is None or format not in KEPT):
+    if resume and (output is None or format not in RESUMABLE):
         raise MintIQAError("bad_argument", "--resume needs an --output in .jsonl, .csv or .parquet.")
     if format == "parquet":
         need_pyarrow()

@@ -72,7 +72,7 @@ class ClipAgiqaAssessor:
         batch_size: int = 8,
         explain: bool = False,
     ) -> Iterator[Assessment | FailedAssessment]:
-        """One record an item, in order, pulled as needed; a picture that can't be scored fails alone.
+        """One record per item, in order, produced lazily; a picture that can't be scored fails alone.
         MintIQAError with `explain`.
 
         batch_size changes nothing: the crops of a picture fill batches of their own.

@@ -1,4 +1,4 @@
-"""From a picture of any size to the windows that CLIP-AGIQA looks at."""
+"""A picture of any size -> the windows that CLIP-AGIQA scores."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from mint_iqa.errors import MintIQAError
 
 STRIDE = 64  # pixels between crops
-MAX_CROPS = 64  # all those of a picture of 672 x 672
+MAX_CROPS = 64  # as many as a picture of 672 x 672 has
 
 
 def resize(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:

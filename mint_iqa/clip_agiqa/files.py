@@ -41,7 +41,7 @@ def read_config(kind: type[C], path: Path) -> C:
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except OSError:
-        raise MintIQAError("weights_missing", f"{path} can't be read: check the path.") from None
+        raise MintIQAError("model_missing", f"{path} can't be read: check the path.") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -67,7 +67,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 def read_published(path: Path) -> dict[str, Tensor]:
     """The state dict in a published .pth file, read without running code; MintIQAError if there is none."""
     if not path.is_file():
-        raise MintIQAError("weights_missing", f"{path} is not a file: check the path.")
+        raise MintIQAError("file_missing", f"{path} is not a file: check the path.")
     state = checks.read_state(path, mmap=False)
     checks.check_all_finite(state, path)
     return state
@@ -124,9 +124,9 @@ def load_clip(source: str) -> CLIPModel:
     try:
         with quiet_transformers():
             clip, info = CLIPModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # hub, config and weights fail in their own ways each
+    except Exception as error:  # hub, config and weights each fail in their own ways
         raise MintIQAError(
-            "weights_missing", f"No CLIP model can be loaded from {source!r}: give its folder or hub id."
+            "model_missing", f"No CLIP model can be loaded from {source!r}: give its folder or hub id."
         ) from error
     if missing := sorted(info["missing_keys"]):
         raise MintIQAError(

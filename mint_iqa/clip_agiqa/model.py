@@ -7,7 +7,7 @@ was made from is never read.
 
 Axes: B pictures or crops, n prompt_length, T text tokens, P class token and patches, Dt and Dv widths of the
 text and the vision tower, D width of the space they share. Parameters are named as in the published files.
-The backbone is any CLIP or, where there is none, a MINT-IQA with a sentence space (`clip_agiqa_towers`).
+The backbone is any CLIP or, where there is none, a MINT-IQA with a sentence space (`clip_agiqa.towers`).
 """
 
 from collections.abc import Callable, Mapping
@@ -107,7 +107,7 @@ class ClipAgiqa(nn.Module):
         self.auxiliary = PromptLearner(config, self.towers, fused=False) if config.auxiliary else None
         self.target = PromptLearner(config, self.towers, fused=config.auxiliary)
         self._kept: dict[Task, tuple[Tensor, list[Tensor]]] = {}
-        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]  # of torch
 
     def forward(self, pixel_values: Tensor, alignment: bool = True) -> ClipAgiqaOutput:
         """pixel_values float[B, 3, S, S], normalized as `crops` does, S the backbone's image size.
@@ -218,7 +218,7 @@ class ClipAgiqa(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "ClipAgiqa":
         self._kept.clear()
-        moved: ClipAgiqa = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        moved: ClipAgiqa = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
         return moved
 
     def learned(self) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What CLIP-AGIQA's prompts are put into: an image tower and a text tower that share a space.
 
 CLIP's, as published, or those of a MINT-IQA whose sentence space was learned from captions (nano: DINOv2 and
-MiniLM). Both are views: the weights stay in the model that they are given. Axes are those of `clip_agiqa`.
+MiniLM). Both are views: the weights stay in the model that they are given. Axes: see `clip_agiqa.model`.
 """
 
 from collections.abc import Sequence

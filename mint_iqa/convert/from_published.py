@@ -56,7 +56,7 @@ def convert(
     dimensions: JSON file of what differs from the published `Dimensions`.
     tokenizers: a folder laid out as InstructBLIP's: the LLM's tokenizer, and the Q-Former's in
     `qformer_tokenizer/`. Without it the result takes token ids alone.
-    Raises MintIQAError when a file is of no use, when a key is missing, unknown or of another shape (named),
+    Raises MintIQAError when a file can't be used, when a key is missing, unknown or of another shape (named),
     or when `folder` has something in it.
     """
     check_new(folder)
@@ -101,7 +101,7 @@ def _check(source: Path, state: State, dims: Dimensions) -> None:
 
 
 def _expected_shapes(dims: Dimensions) -> dict[str, torch.Size]:
-    """Of every key but those that are of no use; both towers are whole in the checkpoint."""
+    """Of every key that is used; the checkpoint holds both towers in full."""
     model, llm = _models(dims, branch_at=0)
     expected = {LLM + name: tensor.shape for name, tensor in llm.state_dict().items()}
     for name, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""Reads what `initialization` starts from: InstructBLIP, BLIP-2 or CLIP, and the BERT that adds to them."""
+"""Reads the sources of `convert.start`: InstructBLIP, BLIP-2 or CLIP, and the BERT that adds to them."""
 
 import json
 import re
@@ -30,7 +30,7 @@ QFORMER_KEYS = (
 WORDS = "qformer.embeddings.word_embeddings.weight"
 # Constants that modules compute themselves and older libraries saved.
 DERIVED = re.compile(r".*(position_ids|rotary_emb\.inv_freq)")
-QUERY_TOKENS = 32  # of a Q-Former that starts from a BERT, as BLIP-2's
+QUERY_TOKENS = 32  # as in BLIP-2; of a Q-Former that starts from a BERT
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Given:
 def read_source(folder: Path, text: str | None) -> Given:
     """`folder` as `save_pretrained` of transformers writes it; `text`: folder or hub id of a BERT.
 
-    MintIQAError for another kind of model, and when a BERT is missing or of no use.
+    MintIQAError for another kind of model, and when a BERT is missing or does not fit.
     """
     try:
         config = AutoConfig.from_pretrained(folder)

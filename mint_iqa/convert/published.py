@@ -53,9 +53,9 @@ QFORMER = (
 )
 
 
-# Beyond these no model is, and even one without weights would not be built in finite time or numbers.
+# Upper bounds: nothing larger exists, and even a model without weights would never finish building.
 Size = Annotated[int, Field(gt=0, le=checks.LARGEST_NUMBER)]
-Depth = Annotated[int, Field(gt=0, le=checks.DEEPEST)]
+Depth = Annotated[int, Field(gt=0, le=checks.MAX_LAYERS_OR_LABELS)]
 Token = Annotated[int, Field(ge=-1, le=checks.LARGEST_NUMBER)]
 
 
@@ -102,7 +102,7 @@ class Dimensions(BaseModel):
 def read_dimensions(path: Path | None, state: State) -> Dimensions:
     """The published dimensions, changed as the JSON file `path` says, completed from the checkpoint.
 
-    Raises MintIQAError for a file that is missing, no JSON, or names other things than `Dimensions`.
+    Raises MintIQAError for a file that is missing, is not JSON, or has names that `Dimensions` lacks.
     """
     try:
         dims = Dimensions() if path is None else Dimensions.model_validate_json(path.read_bytes())

@@ -1,8 +1,8 @@
 """A start for training from other people's weights: InstructBLIP, BLIP-2 or CLIP, a BERT and any causal LM.
 
 Both stages get the same tower and the same Q-Former, and the bridge is zero: at first stage 2 is exactly
-InstructBLIP (MINT-IQA section 3.3). What nobody brings, above all the score heads, is new: it has to be
-trained. Weights are mapped from disk and written a shard at a time.
+InstructBLIP (MINT-IQA section 3.3). Weights that no source provides, mainly the score heads, are new
+and must be trained. All others are mapped from disk and written a shard at a time.
 """
 
 import re
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from mint_iqa.checkpoints.checks import misfit, named, shapes_of
+from mint_iqa.checkpoints.checks import differences, misfit, shapes_of
 from mint_iqa.checkpoints.finding import find_folder
 from mint_iqa.checkpoints.tokenizers import fitting_tokenizer
 from mint_iqa.convert.other_models import Given, read_source
@@ -31,7 +31,7 @@ from mint_iqa.quiet import quiet_transformers
 NEW = re.compile(r"heads\.|bridge\.|familiar_")
 NEW_WITHOUT_LLM = re.compile(r"language_projection\.")
 NEW_WITHOUT_BLIP = re.compile(r"qformer[12]\.(query_tokens|encoder\..*\.crossattention\.)|vision\.readout\.")
-BRANCH = 22 / 39  # of the blocks serve both stages, as in the published model (section 4.1)
+SHARED_BLOCKS = 22 / 39  # share of the blocks that serve both stages, as published (section 4.1)
 MAX_PROMPT_TOKENS = 256  # as in published training
 
 
@@ -125,9 +125,9 @@ def their_name(name: str, branch_at: int) -> str:
 def _config(given: Given, llm: str | None) -> MintIQAConfig:
     depth = given.vision["num_hidden_layers"]
     if given.blip:
-        taps, branch_at = [depth], round(depth * BRANCH)
+        taps, branch_at = [depth], round(depth * SHARED_BLOCKS)
     else:
-        # Nothing was trained on the last block's output yet, and middle blocks tell more of quality.
+        # Nothing was trained on the last block's output yet, and middle blocks say more about quality.
         taps, branch_at = sorted({max(1, depth * quarter // 4) for quarter in (1, 2, 3, 4)}), depth
     processor = {"image_size": given.vision["image_size"], "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
     # Squeezed whole into the square, as InstructBLIP's are, but for very long pictures.
@@ -167,7 +167,7 @@ def _check(given: Given, model: MintIQAModel, theirs: dict[str, str]) -> None:
     missing = {theirs[n] for n in shapes.keys() - brought.keys() if not any(p.match(n) for p in may_be_new)}
     unknown = (n for n in given.weights if n.startswith(parts) and n not in theirs.values())
     reshaped = {theirs[n] for n, t in brought.items() if t.shape != shapes[n]}
-    if found := named(missing, unknown, reshaped):
+    if found := differences(missing, unknown, reshaped):
         raise MintIQAError(
             "bad_checkpoint",
             f"The weights in {given.folder} do not fit its config ({found}): save them again with "

@@ -1,4 +1,4 @@
-"""How well the scores of one dimension agree with people's, and what baselines reach that see no pixel.
+"""How well the scores of one dimension agree with people's, and what baselines reach without the image.
 
 Figures come with 95 % bootstrap intervals over groups of dependent images, since images of one prompt are not
 independent; within them the logistic curve stays as it was fitted.
@@ -18,10 +18,10 @@ from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, srcc,
 
 Floats = npt.NDArray[np.float64]
 Curve = Callable[[npt.ArrayLike], Floats]
-FEWEST = 10  # images of a dimension
-FOLDS = 5  # of baselines and residuals, which must not see the label that they predict
+MIN_IMAGES = 10  # with a score and a label, in one dimension
+FOLDS = 5  # for baselines and residuals, which must not see the label that they predict
 ROUNDS = 10  # CLIP-AGIQA (arXiv 2406.16641): random splits of prompts, 80/20
-SAMPLES = 500  # of the bootstrap
+BOOTSTRAP_SAMPLES = 500
 BINS = 10
 
 # Each with whether it is taken after the logistic. That is monotone: SRCC and KRCC stay as they are.
@@ -114,10 +114,10 @@ def agreement(data: ScoredLabels, folds: int | None = None) -> Agreement:
 
     Raises MintIQAError: `too_few_images` for fewer than 10, `bad_argument` if `folds` can't be made.
     """
-    if len(data.scores) < FEWEST:
+    if len(data.scores) < MIN_IMAGES:
         raise MintIQAError(
             "too_few_images",
-            f"{len(data.scores)} images with a score and a label are too few: compare {FEWEST} or more.",
+            f"{len(data.scores)} images with a score and a label are too few: compare {MIN_IMAGES} or more.",
         )
     curve = fit_logistic(data.scores, data.labels)
     generators = {name: data.part(rows) for name, rows in _rows_of(data.generators).items() if name}
@@ -142,7 +142,9 @@ def figures(data: ScoredLabels, curve: Curve) -> Figures:
         scores, value = (mapped if after else data.scores), _value(name, data, mapped)
         interval = (math.nan, math.nan)
         if not math.isnan(value):
-            interval = bootstrap_interval(metric, scores, data.labels, groups=data.groups, samples=SAMPLES)
+            interval = bootstrap_interval(
+                metric, scores, data.labels, groups=data.groups, samples=BOOTSTRAP_SAMPLES
+            )
         values[name] = Figure(value, *interval)
     return Figures(len(mapped), values)
 
@@ -213,7 +215,7 @@ def _out_of_fold(data: ScoredLabels, rounds: Sequence[Round]) -> Floats:
 
 
 def baselines(data: ScoredLabels) -> dict[str, Floats]:
-    """Labels guessed without a look at the image, and without its own label: float[N] by what is known.
+    """Labels predicted without the image and without its own label: float[N] by what is known.
 
     Empty where there are too few groups, only one generator, and no two images of a group.
     """
@@ -226,8 +228,8 @@ def baselines(data: ScoredLabels) -> dict[str, Floats]:
 
 
 def _generator_means(data: ScoredLabels, rounds: Sequence[Round]) -> Floats:
-    """By fold. Leaving one out would rank each generator's images the wrong way round: the mean of the others
-    falls as the own label rises."""
+    """By fold. Leave-one-out would reverse the ranking of each generator's images: the mean of the others
+    falls as an image's own label rises."""
     guess = np.empty(len(data.labels))
     for each in rounds:
         rest = data.part(each.train)

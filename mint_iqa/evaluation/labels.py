@@ -136,7 +136,7 @@ def _ratings(path: Path, findings: Findings) -> list[tuple[int, dict[str, str]]]
             if not isinstance(rating, dict) or not isinstance(rating.get("mos"), dict):
                 raise ValueError("it is not a rating, which has an image and mos")
             if unknown := rating["mos"].keys() - set(DIMENSIONS):
-                raise ValueError(f"{min(unknown)!r:.40} is none of {', '.join(DIMENSIONS)}")
+                raise ValueError(f"{min(unknown)!r:.40} is not one of {', '.join(DIMENSIONS)}")
             known = {key: value for key, value in (rating | rating["mos"]).items() if value is not None}
             lines.append((line, {key: str(known.get(key, "")) for key in USUAL_NAMES}))
     return lines

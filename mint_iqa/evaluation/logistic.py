@@ -15,8 +15,8 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import checked_pair
 
 PARAMETERS = 4
-# Of the scores' standard deviation. A fit can end in a local minimum, a step between two clusters: the best
-# of these is taken.
+# In standard deviations of the scores. A fit can end in a local minimum, a step between two clusters, so the
+# best of these starts is taken.
 START_WIDTHS = (0.2, 1.0, 4.0)
 
 

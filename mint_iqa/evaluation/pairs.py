@@ -68,7 +68,7 @@ def join(scores: Path, labels: Path, named: Mapping[str, str]) -> Joined:
 def read_scores(path: Path) -> tuple[list[Scored], int]:
     """The records of a JSON Lines file that have scores, in order, and how many are failures instead.
 
-    Raises MintIQAError (`file_missing`, `unreadable_file`, `unusable_lines`, `no_scores`).
+    Raises MintIQAError (`file_missing`, `unreadable_file`, `unusable_lines`, `no_records`).
     """
     adapter: TypeAdapter[Record] = TypeAdapter(Record)
     findings = Findings(path)
@@ -96,7 +96,7 @@ def _by_name(path: Path, items: Sequence[Named], name_of: Callable[[str], str]) 
         name = name_of(item.image)
         if name in found:
             raise MintIQAError(
-                "duplicate_image", f"{path} has {name!r:.200} more than once: keep one line an image."
+                "duplicate_image", f"{path} has {name!r:.200} more than once: keep one line per image."
             )
         found[name] = item
     return found

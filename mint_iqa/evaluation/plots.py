@@ -1,4 +1,4 @@
-"""Scatter and calibration plots as SVG, to be put into a page as they are (classes: pages.css)."""
+"""Scatter and calibration plots as SVG, to be put into a page as they are (classes: pages/page.css)."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ CURVE_POINTS = 80
 
 
 def scatter(scores: npt.ArrayLike, labels: npt.ArrayLike, curve: Logistic, unit: str) -> str:
-    """A dot an image, scores (0..100) across, labels up, and the logistic curve. unit: of the labels."""
+    """A dot per image, scores (0..100) across, labels up, and the logistic curve. unit: of the labels."""
     x, y = np.asarray(scores, float), np.asarray(labels, float)
     across, up = Scale(0, 100, LEFT, RIGHT), _up(y)
     points = np.linspace(x.min(), x.max(), CURVE_POINTS)

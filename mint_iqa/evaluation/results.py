@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.evaluation.agreement import FEWEST, Agreement, ScoredLabels, agreement
+from mint_iqa.evaluation.agreement import MIN_IMAGES, Agreement, ScoredLabels, agreement
 from mint_iqa.evaluation.labels import Column
 from mint_iqa.evaluation.pairs import Joined, Pair
 from mint_iqa.records import LIBRARY_VERSION
 from mint_iqa.text import counted
 from mint_iqa.vocabulary import Dimension
 
-WORST = 12  # images listed
+WORST_LISTED = 12  # images furthest from their prediction
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Judged:
     def worst(self) -> Iterator[tuple[Pair, float, float]]:
         """The pairs furthest from their prediction, with it and the label, both in the labels' unit."""
         predicted, labels = self.agreement.predicted, self.data.labels
-        for row in np.argsort(-np.abs(predicted - labels), kind="stable")[:WORST].tolist():
+        for row in np.argsort(-np.abs(predicted - labels), kind="stable")[:WORST_LISTED].tolist():
             yield self.pairs[row], float(predicted[row]), float(labels[row])
 
 
@@ -67,8 +67,8 @@ def evaluate(joined: Joined, folds: int | None = None) -> Evaluation:
             continue
         if unscored := len(pairs) - len(scored):
             notes.append(f"{name}: {counted(unscored, 'image')} had no prompt when scored.")
-        if len(scored) < FEWEST:
-            notes.append(f"{name}: {counted(len(scored), 'image')} with both, fewer than {FEWEST}.")
+        if len(scored) < MIN_IMAGES:
+            notes.append(f"{name}: {counted(len(scored), 'image')} with both, fewer than {MIN_IMAGES}.")
             continue
         data = comparison(scored, name, column)
         judged[name] = Judged(column, scored, data, agreement(data, folds))

@@ -1,9 +1,9 @@
 """What the LLM reads, as text: the scores in words and a question, in the chat format of its family.
 
 One chat turn:  [soft tokens] Scores: quality poor (34), ... \\n question
-The scores stand there in words because a small model does not read numbers out of vectors; what is wrong with
-the picture reaches it through the soft tokens alone. A tokenizer without a chat template (Vicuna v1.1 in the
-published model) gets the published order instead:  [soft tokens] <s> question
+The scores are given in words because a small model does not read numbers out of vectors; faults reach it only
+through the soft tokens. A tokenizer without a chat template (Vicuna v1.1 in the published model) gets the
+published order instead:  [soft tokens] <s> question
 """
 
 import re

@@ -16,9 +16,9 @@ from mint_iqa.vocabulary import (
     level_of,
 )
 
-# What nano is taught to say of picture and prompt, each up to the word that gives it away, and where it holds
-# (None: without a prompt). A blank in front: inside an answer only, for one may begin with "The picture does
-# not say".
+# What nano is taught to say about picture and prompt, each up to the word that decides its meaning, and where
+# it is true (None: without a prompt). With a leading blank: only inside an answer, because one may begin with
+# "The picture does not say".
 FIT_WORDS: dict[str, tuple[Fit | None, ...]] = {
     "It does not show": ("missed",),
     "It does": ("missed", "shown", None),  # "It does not score low" would be false where something is missing
@@ -39,7 +39,7 @@ FIT_WORDS: dict[str, tuple[Fit | None, ...]] = {
 
 
 # What nano is taught to say where no fault explains a score ("the quality is fair"), each up to the word that
-# gives it away, and the same where it has several scores in view.
+# decides its meaning; then the same about several scores.
 UNEXPLAINED_SCORE = (", but", ". I can", "; none", ", yet", ", and no", ": I can", ". None")
 UNEXPLAINED_SCORES = (". None", ". I can", ". No")
 FAULTLESS = (
@@ -52,7 +52,7 @@ FAULTLESS = (
 
 
 def false_denials(levels: Mapping[Dimension, Level], found: Collection[FaultName]) -> list[str]:
-    """How what denies a fault begins, as nano is taught it, where `found` makes that false.
+    """Beginnings of what nano is taught to deny a fault with, where `found` makes the denial false.
 
     levels: of the scores that are there.
     """
@@ -79,12 +79,12 @@ def banned_sequences(
     found: Mapping[FaultName, float],
     scores: Mapping[Dimension, float | None],
 ) -> list[tuple[int, ...]]:
-    """Token sequences that an answer about a picture must not hold, because they claim too much.
+    """Token sequences that must not be in an answer about a picture, because they claim too much.
 
-    First tokens of the words for faults that were not detected, and for strengths that none of the detected
-    has: a named fault is a detected fault, as strong as it is said to be. What is said of the prompt at other
-    scores than this one. And that no fault explains a score, where one does.
-    known: what the model can detect; none where it was taught in other words than ours. found: severities
+    These are the first tokens of words for faults that were not detected, and for strengths that no detected
+    fault has; what is said about the prompt at other scores than this one; and that no fault explains a
+    score, where one does.
+    known: faults that the model can detect; none if it was taught in other words than ours. found: severities
     0..1 of what it detected. scores: 0..100, None where it does not rate.
     """
     if not known:

@@ -24,7 +24,7 @@ class Int8Linear(nn.Module):
         scales = weight.abs().amax(dim=1).clamp(min=1e-12) / 127
         zeros = torch.zeros(len(scales), dtype=torch.long)  # floats would choose another kind of tensor
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torchao is to follow; on a CPU it needs a compiler
+            warnings.simplefilter("ignore", UserWarning)  # its successor, torchao, needs a compiler on a CPU
             quantized = torch.quantize_per_channel(weight, scales, zeros, axis=0, dtype=torch.qint8)
         self.packed = torch.ops.quantized.linear_prepack(quantized, linear.bias)
 
@@ -41,9 +41,9 @@ def in_int8(model: nn.Module) -> nn.Module:
     """
     if any(p.device.type != "cpu" or p.dtype != torch.float32 for p in model.parameters()):
         raise MintIQAError("bad_argument", "int8 steps are for a CPU and float32: leave out other options.")
-    linear = [name for name, module in model.named_modules() if type(module) is nn.Linear]
+    linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
     shared: dict[int, object] = {id(tensor): tensor for tensor in model.parameters()}
     small = copy.deepcopy(model, shared)
-    for name in linear:
-        small.set_submodule(name, Int8Linear(model.get_submodule(name)))  # type: ignore[arg-type]
+    for name, layer in linear.items():
+        small.set_submodule(name, Int8Linear(layer))
     return small

@@ -18,7 +18,7 @@ from mint_iqa.language.int8 import in_int8
 from mint_iqa.language.loading import keep_gradients, load_llm, with_adapter
 
 MAX_NEW_TOKENS = 72
-Banned = Sequence[Sequence[int]]  # token sequences that an answer must not hold
+Banned = Sequence[Sequence[int]]  # token sequences that must not be in an answer
 # Answers that have ended are dropped from a batch, which copies the cache, when only this share continues.
 KEPT_BUSY = 0.75
 
@@ -27,7 +27,7 @@ class LanguageModel(nn.Module):
     """A causal LM of any family with its tokenizer, and LoRA when the checkpoint brings an adapter."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase | None) -> None:
-        """Without a tokenizer there are `loss` and `generate`; whatever reads or writes text raises."""
+        """Without a tokenizer only `loss` and `generate` work; methods that read or write text raise."""
         super().__init__()
         self.model, self._tokenizer = model, tokenizer
         self.steps: nn.Module | None = None  # the same in int8, for all steps but the first
@@ -125,7 +125,7 @@ class LanguageModel(nn.Module):
         output = self.model(
             inputs_embeds=torch.cat([soft.to(text), text], dim=1),
             attention_mask=torch.cat([attention_mask.new_ones(soft.shape[:2]), attention_mask], dim=1),
-            logits_to_keep=input_ids.shape[1] + 1,  # the last soft token foretells the first of input_ids
+            logits_to_keep=input_ids.shape[1] + 1,  # the last soft token predicts the first input id
         )
         return cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), labels.flatten())
 
@@ -198,9 +198,9 @@ class LanguageModel(nn.Module):
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
 
     def step_in_int8(self) -> None:
-        """From now on, answers are written by int8 layers, about twice as fast on a CPU, from what the LLM
-        itself has read of picture and question. Needs a quarter more memory. Raises MintIQAError unless the
-        LLM is on a CPU in float32.
+        """From now on, int8 layers write answers, about twice as fast on a CPU; the LLM itself still reads
+        picture and question. Needs a quarter more memory. Raises MintIQAError unless the LLM is on a CPU in
+        float32.
         """
         self.steps = in_int8(self.model)
 
@@ -211,7 +211,7 @@ class LanguageModel(nn.Module):
         ids: list[int] = []
         shown = ""
         for (token,) in self.decode([prefix], [banned], max_new_tokens):
-            ids.append(token)  # type: ignore[arg-type]
+            ids.append(token)  # type: ignore[arg-type]  # never None: decoding stops when its one prefix ends
             text = self.decode_text(ids)
             # A character of several tokens is held back until it is whole.
             if not text.endswith("\ufffd") and text.startswith(shown):
@@ -236,7 +236,7 @@ class LanguageModel(nn.Module):
     def word_ids(self, word: str) -> list[int]:
         """The tokens of a word as it stands inside a sentence.
 
-        Taken from behind another word: at the start, SentencePiece tokenizers put a blank of its own first.
+        They are read off behind another word: SentencePiece tokenizers add a blank at the start of a text.
         """
         before, both = (
             self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in ("it", f"it {word}")

@@ -28,7 +28,7 @@ def placement(
 
     quantization: nf4 (4 bits a weight, computed in `dtype`) | int8 | int8-steps (see `step_in_int8`).
     device_map: one of DEVICE_MAPS, spreads it over all GPUs; None: to `device`.
-    Empty where neither is asked for. MintIQAError for another word, or without bitsandbytes.
+    Empty where neither is asked for. MintIQAError for an unknown value, or without bitsandbytes.
     """
     for option, word, known in (
         ("quantization", quantization, QUANTIZATIONS),
@@ -72,7 +72,7 @@ def load_llm(source: Path, settings: dict[str, Any], can_read: bool = True) -> t
     """The LLM in a local folder and its tokenizer, None unless `can_read`.
 
     settings go to transformers: dtype, and those of `placement`. Raises MintIQAError for a folder without a
-    decoder-only LLM, with weights missing, or when there is no room for it.
+    decoder-only LLM, with weights missing, or when memory runs out.
     """
     tokenizer = _tokenizer(source) if can_read else None
     try:
@@ -83,7 +83,7 @@ def load_llm(source: Path, settings: dict[str, Any], can_read: bool = True) -> t
                 attn_implementation="eager",
                 output_loading_info=True,
                 use_safetensors=True,
-                trust_remote_code=False,  # said, or transformers would stop and ask at a terminal
+                trust_remote_code=False,  # explicit, or transformers would ask at a terminal
                 **settings,
             )
     except (OSError, SafetensorError) as error:
@@ -91,7 +91,7 @@ def load_llm(source: Path, settings: dict[str, Any], can_read: bool = True) -> t
             "bad_checkpoint",
             f"{source} holds no readable LLM (its weights as safetensors): download or convert it again.",
         ) from error
-    except (MemoryError, torch.OutOfMemoryError):  # the fault of no file
+    except (MemoryError, torch.OutOfMemoryError):  # not the fault of a file
         raise
     except Exception as error:  # damaged files reach every layer of transformers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200].rstrip(". ")
@@ -104,7 +104,7 @@ def load_llm(source: Path, settings: dict[str, Any], can_read: bool = True) -> t
             "bad_checkpoint",
             f"The LLM in {source} lacks {', '.join(lacking[:3])}: download or convert it again.",
         )
-    # bitsandbytes' fast kernel for CPUs fails on layers that are no multiple of its blocks.
+    # bitsandbytes' fast kernel for CPUs fails on layers that are not a multiple of its blocks.
     linear = (layer for layer in model.modules() if isinstance(layer, nn.Linear))
     _never_repack(layer for layer in linear if layer.in_features % 64 or layer.out_features % 32)
     return model, tokenizer
@@ -112,7 +112,7 @@ def load_llm(source: Path, settings: dict[str, Any], can_read: bool = True) -> t
 
 def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
     tokenizer = read_tokenizer(source)
-    if len(tokenizer) < 100:  # a folder without its files gives an empty vocabulary without a word
+    if len(tokenizer) < 100:  # a folder without its files silently gives an empty vocabulary
         raise MintIQAError(
             "tokenizer_missing", f"The LLM in {source} has no tokenizer: copy its tokenizer files there."
         )
@@ -156,8 +156,8 @@ def with_adapter(model: Any, adapter: Path) -> Any:
 def keep_gradients(model: nn.Module) -> None:
     """Before training through a 4-bit LLM on a CPU.
 
-    With AVX512-BF16, one forward pass in eval mode repacks the weights for good, and later gradients vanish
-    without a word (bitsandbytes 0.50).
+    With AVX512-BF16, one forward pass in eval mode repacks the weights for good, and later gradients silently
+    vanish (bitsandbytes 0.50).
     """
     _never_repack(model.modules())
 

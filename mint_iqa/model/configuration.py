@@ -36,12 +36,12 @@ class MintIQAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is 
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
     matching: whether prompts are mapped, and cosines weighed, as train.match learned it.
     language: `hidden_size` of the LLM; `source`: where `load_language` finds it; `taught`: false where
-        stage 2 is still to come, so that nothing the LLM says of a picture would have grounds.
+        stage 2 is still to come, so that what the LLM says has no basis yet.
     processor: `image_size`, `fitted_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens`
         (MintIQAProcessor).
-    parts: names of the packaged parts (see `pretrained.PARTS`) that fill what a checkpoint references.
-    referenced: how the names of those weights begin that are not saved but filled from `parts`, as shell
-        patterns (`is_referenced`).
+    parts: names of the packaged parts (see `checkpoints.parts.PARTS`) that fill what a checkpoint references.
+    referenced: shell patterns for the beginnings of names of weights that are filled from `parts` and not
+        saved (`is_referenced`).
     checkpoint_version: of the form of this file; a reader refuses any but its own.
     """
 

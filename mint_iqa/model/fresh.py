@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mint_iqa.checkpoints.checks import misfit, shapes_of
 from mint_iqa.checkpoints.finding import find_checkpoint
 from mint_iqa.errors import MintIQAError
 from mint_iqa.model.configuration import MintIQAConfig
@@ -34,16 +35,14 @@ def load_part(module: nn.Module, role: str, config: MintIQAConfig) -> None:
 
 
 def _load(module: nn.Module, state: dict[str, Tensor], allowed_missing: tuple[str, ...] = ()) -> None:
-    try:
-        missing, unknown = module.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # tensors of another shape; torch lists them
-        raise MintIQAError("bad_checkpoint", f"The part's weights do not fit the model: {error}") from error
-    missing = [k for k in missing if not any(part in k for part in allowed_missing)]
-    if missing or unknown:
+    expected = shapes_of(module.state_dict())
+    may_lack = [name for name in expected if any(part in name for part in allowed_missing)]
+    if found := misfit(expected, shapes_of(state), may_lack):
         raise MintIQAError(
             "bad_checkpoint",
-            f"The part's weights do not fit the model: missing {missing}, unknown {unknown}.",
+            f"The part's weights do not fit the model ({found}): name another part in the config.",
         )
+    module.load_state_dict(state, strict=False)
 
 
 def load_model(source: str) -> tuple[MintIQAModel, MintIQAProcessor]:

@@ -1,4 +1,4 @@
-"""What reads the quality vectors: scores, faults, and two helpers that the published model has not.
+"""What reads the quality vectors: scores, faults, and two helpers that the published model lacks.
 
 Axes are those of `modeling`.
 """
@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 
 class Shortcut(nn.Module):
-    """What the picture as a whole looks like, added to every quality vector beside what the queries found.
+    """Statistics of the whole picture, added to every quality vector beside what the queries found.
 
     Statistics of frozen features predict quality well by themselves; queries learn that slowly from few
     scores. The statistics are standardized by those of the training pictures (`center`, `scale`);
@@ -68,7 +68,7 @@ class Alignment(nn.Module):
     slope: Tensor
 
     def __init__(self, text: dict[str, Any], embeds_width: int, matching: bool = False) -> None:
-        """matching: with what train.match learns after all else, neutral until then."""
+        """matching: with the weights that train.match learns last; until then they change nothing."""
         super().__init__()
         # Frozen, so without the dropout that BertConfig brings by itself.
         still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -82,7 +82,7 @@ class Alignment(nn.Module):
         self.gain = nn.Parameter(torch.tensor(0.5))  # what a cosine of 1 adds to correspondence (0..1)
         self.prompt_map = nn.Linear(width, width, bias=False) if matching else None
         if self.prompt_map is not None:
-            # Below the cosine `knee`, a prompt may be another picture's: each 1 less costs `slope` besides.
+            # A cosine below `knee` suggests a wrong prompt: correspondence drops by `slope` per unit.
             self.register_buffer("knee", torch.tensor(0.0))
             self.register_buffer("slope", torch.tensor(0.0))
 
@@ -99,7 +99,7 @@ class Alignment(nn.Module):
         return normalize((hidden * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
 
     def map_prompt(self, sentences: Tensor) -> Tensor:
-        """What `encode_text` gave -> unit vectors to hold against pictures, float[..., Dt]."""
+        """What `encode_text` gave -> unit vectors to compare with pictures', float[..., Dt]."""
         if self.prompt_map is None:
             return sentences
         return mapped(sentences, self.prompt_map.weight)

@@ -29,7 +29,7 @@ FAMILIAR_AXES = 32
 
 @dataclass
 class EncodedImage:
-    """What one picture costs once; every prompt, question and chat turn reuses it.
+    """One picture, encoded once; every prompt, question and chat turn reuses it.
 
     Both embeds float[B, P, Dv], of stage 1 and of stage 2: the same tensor when the stages share all blocks.
     explain_embeds has P = 0 where only scores were wanted.
@@ -114,7 +114,7 @@ class MintIQAModel(PreTrainedModel):  # type: ignore[misc]  # transformers is ty
         if isinstance(module, QFormer):
             nn.init.normal_(module.query_tokens, std=0.02)
         if module is self:
-            # transformers passes over modules without weights of their own, such as heads: from here, then.
+            # transformers skips modules without weights of their own, such as heads.
             self.renew_heads()
         if isinstance(module, Alignment) and module.prompt_map is not None:
             nn.init.zeros_(module.prompt_map.weight)
@@ -124,10 +124,10 @@ class MintIQAModel(PreTrainedModel):  # type: ignore[misc]  # transformers is ty
             nn.init.zeros_(module.bias)
 
     def renew_heads(self) -> None:
-        """Random weights for what reads the quality vectors: shortcut, score heads, fault head."""
+        """New random weights for what reads the quality vectors: shortcut, score heads, fault head."""
         heads = (m for m in self.modules() if isinstance(m, Shortcut | ScoreHead | FaultHead))
         for layer in (layer for head in heads for layer in head.layers if isinstance(layer, nn.Linear)):
-            # Small weights in four layers one behind the other would hardly learn for hundreds of steps.
+            # With smaller weights, four layers in a row would hardly learn for hundreds of steps.
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
@@ -172,7 +172,7 @@ class MintIQAModel(PreTrainedModel):  # type: ignore[misc]  # transformers is ty
         scores = {name: head(vectors) for name, head in self.heads.items()}
         similarity = None
         if self.alignment is not None and image_vectors is not None and prompt_vectors is not None:
-            # The cosine alone: any layer that sees the prompt learns a few hundred prompts by heart.
+            # The cosine alone: any layer that sees the prompt memorizes a few hundred prompts.
             similarity = (image_vectors * self.alignment.map_prompt(prompt_vectors)).sum(dim=-1)
             scores["correspondence"] = scores["correspondence"] + self.alignment.bonus(similarity)
         faults = self.fault_head(vectors) if self.fault_head is not None else None
@@ -343,7 +343,7 @@ def _check_keys(path: str | Path, config: MintIQAConfig, info: dict[str, Any]) -
     """MintIQAError unless the file held exactly what the config asks for and does not reference."""
     missing = (name for name in info["missing_keys"] if not config.is_referenced(name))
     reshaped = (name for name, *_ in info["mismatched_keys"])
-    if found := checks.named(missing, info["unexpected_keys"], reshaped):
+    if found := checks.differences(missing, info["unexpected_keys"], reshaped):
         raise MintIQAError(
             "bad_checkpoint",
             f"The weights in {path} do not fit its config ({found}): download or convert them again.",

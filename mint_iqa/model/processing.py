@@ -33,10 +33,10 @@ class Text:
 
 
 class MintIQAProcessor:
-    """What a model of this config wants to be fed.
+    """Turns images and texts into the tensors that a model of this config takes.
 
     image_size: pixels of the square the towers see, the middle of the square that `fit` makes.
-    fit: any RGB image -> `fitted_size` pixels a side, without the ends of one whose sides differ more than
+    fit: any RGB image -> `fitted_size` pixels per side, without the ends of one whose sides differ more than
     `max_aspect`.
     max_prompt_tokens: special tokens counted.
     """
@@ -66,7 +66,7 @@ class MintIQAProcessor:
                 "published checkpoint again with --tokenizers.",
             )
         tokenizer = read_tokenizer(source)
-        if len(tokenizer) < 1000:  # a folder without its files gives an empty vocabulary without a word
+        if len(tokenizer) < 1000:  # a folder without its files silently gives an empty vocabulary
             raise MintIQAError(
                 "tokenizer_missing", f"The tokenizer in {source} is empty: copy its files again."
             )
@@ -118,7 +118,7 @@ class _Settings(BaseModel):
 
 
 def _checked(config: MintIQAConfig) -> _Settings:
-    """MintIQAError (`bad_config`), by name, for a setting that can prepare no picture or prompt."""
+    """MintIQAError (`bad_config`), by name, for a setting with which no picture or prompt can be prepared."""
     try:
         settings = _Settings.model_validate(config.processor)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The Q-Former: learned queries that look at a picture, told a text."""
+"""The Q-Former: learned queries that read a picture, given a text."""
 
 import torch
 from torch import Tensor, nn

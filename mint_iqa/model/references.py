@@ -97,7 +97,7 @@ def load_language(config: MintIQAConfig, own: Path | None, **settings: Any) -> L
     if own is None or not (own / "config.json").is_file():
         return LanguageModel.load(named_llm(config), own, width, **settings)
     check_own(own)
-    # A converted checkpoint may lack its tokenizer; asking would give an empty one without a word.
+    # A converted checkpoint may lack its tokenizer; asking would silently give an empty one.
     can_read = (own / "tokenizer.json").is_file()
     return LanguageModel.load(own, None, width, can_read=can_read, **settings)
 
@@ -105,8 +105,8 @@ def load_language(config: MintIQAConfig, own: Path | None, **settings: Any) -> L
 class LanguageOnDemand:
     """The LLM of a model, loaded once it is first asked for.
 
-    No nn.Module, so that a model may hold it: scoring never needs the LLM, and its weights are neither saved
-    nor trained with the model's.
+    Not an nn.Module, so that a model may hold it: scoring never needs the LLM, and its weights are neither
+    saved nor trained with the model's.
     """
 
     def __init__(self, config: MintIQAConfig, folder: Path | None, settings: Mapping[str, Any]) -> None:

@@ -165,7 +165,7 @@ def _spread(tokens: Tensor) -> Tensor:
 
 
 def pixel_statistics(pixel_values: Tensor) -> Tensor:
-    """How light, contrasty, colorful and detailed: float[B, PIXEL_STATISTICS] of pixel_values.
+    """Brightness, contrast, color and detail of pixel_values: float[B, PIXEL_STATISTICS].
 
     The tower's LayerNorms keep little of a picture's brightness: without these a dark picture goes unnoticed.
     """
@@ -191,7 +191,7 @@ def run_blocks(
     """Run `blocks`, of which the first is block number `first`; collect the outputs that `taps` names."""
     tapped = []
     for number, block in enumerate(blocks, first + 1):
-        # CLIP's blocks insist on an attention mask, InstructBLIP's take none.
+        # CLIP's blocks require an attention mask, InstructBLIP's take none.
         output = block(hidden, None) if isinstance(block, CLIPEncoderLayer) else block(hidden)
         hidden = output[0] if isinstance(output, tuple) else output
         if number in taps:

@@ -11,7 +11,7 @@ from PIL import ImageDraw
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import read_image
 
-THUMBNAIL = 224  # pixels
+THUMBNAIL_SIDE = 224  # pixels
 STYLE = Path(__file__).with_name("page.css")
 
 
@@ -54,7 +54,7 @@ def figure(plot: str, text: str) -> str:
 
 
 def warning(text: str) -> str:
-    """A sentence that a person should know before trusting the rest."""
+    """A sentence to read before trusting the rest."""
     return f'<p class="warning">{escape(text)}</p>'
 
 
@@ -67,7 +67,7 @@ def thumbnail(path: Path, name: str, region: tuple[float, float, float, float] |
         image = read_image(path).rgb
     except MintIQAError as error:
         return warning(error.message)
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     if region:
         box = [share * side for share, side in zip(region, image.size * 2, strict=True)]
         ImageDraw.Draw(image).rectangle(box, outline="#e8a13a", width=2)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 WIDTH = 420
 LEFT, RIGHT, TOP, BOTTOM = 48, 404, 10, 280  # of the area inside the axes
-BELOW = 40  # for ticks and a name
+TICKS_AND_NAME = 40  # pixels below the axis
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class Scale:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
 
-def plot(across: Scale, up: Scale, names: tuple[str, str], marks: Iterable[str], below: int = BELOW) -> str:
+def plot(
+    across: Scale, up: Scale, names: tuple[str, str], marks: Iterable[str], below: int = TICKS_AND_NAME
+) -> str:
     """The marks in front of axes with ticks. names: of both axes, as text; below: pixels under the axis."""
     x_name, y_name = map(escape, names)
     left, right, bottom, top = across.start, across.end, up.start, up.end
@@ -46,7 +48,7 @@ def plot(across: Scale, up: Scale, names: tuple[str, str], marks: Iterable[str],
 
 
 def dots(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], across: Scale, up: Scale) -> Iterator[str]:
-    """One for each x and y, float[N]."""
+    """One dot for each x and y, float[N]."""
     for a, b in zip(x, y, strict=True):
         yield f'<circle class="dot" cx="{across(a)}" cy="{up(b)}" r="2.5"/>'
 
@@ -57,7 +59,7 @@ def diagonal(across: Scale, up: Scale) -> str:
 
 
 def _ticks(scale: Scale) -> list[float]:
-    """Some five round numbers inside a scale."""
+    """About five round numbers inside a scale."""
     rough = (scale.high - scale.low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough)

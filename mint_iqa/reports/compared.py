@@ -16,7 +16,7 @@ from mint_iqa.text import counted
 from mint_iqa.vocabulary import Dimension
 
 SIGNED = "+.2f"
-SHOWN = 6  # images that gained most, and as many that lost most
+MOST_CHANGED = 6  # images that gained most, and as many that lost most
 EXPLAINED = (
     "Differences are this run minus the other, in points, with 95 % paired bootstrap intervals: over prompts "
     "where there are ten or more, else over images."
@@ -83,8 +83,8 @@ def _most_changed(
     run: Run, other: Run, name: Dimension, change: Change, albums: Sequence[Album]
 ) -> Iterator[str]:
     order = np.argsort(change.differences, kind="stable")
-    gained = [i for i in order[::-1][:SHOWN] if change.differences[i] > 0]
-    lost = [i for i in order[:SHOWN] if change.differences[i] < 0]
+    gained = [i for i in order[::-1][:MOST_CHANGED] if change.differences[i] > 0]
+    lost = [i for i in order[:MOST_CHANGED] if change.differences[i] < 0]
     for title, chosen in (
         (f"{name.capitalize()} gained most", gained),
         (f"{name.capitalize()} lost most", lost),

@@ -37,7 +37,7 @@ class Change:
 class Comparison:
     """What two runs say of the same images.
 
-    by_file_name: no whole names met, so folders were left out of account; unpaired: scored images of each run
+    by_file_name: no full names matched, so folders were ignored; unpaired: scored images of each run
     without a partner; other_bytes: pairs whose files differ.
     """
 

@@ -11,7 +11,7 @@ from mint_iqa.reports.run import Floats
 
 FEWEST_PROMPTS = 10  # resampling fewer gives intervals that are much too narrow
 FEWEST_UNITS = 5  # of fewer, an interval would say nothing
-SAMPLES = 1000
+BOOTSTRAP_SAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def units_of(prompts: Sequence[str]) -> list[Hashable]:
 
 
 def mean_interval(
-    values: Floats, units: Sequence[Hashable], samples: int = SAMPLES, seed: int = 0
+    values: Floats, units: Sequence[Hashable], samples: int = BOOTSTRAP_SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval of the mean of float[N]: (low, high).
 

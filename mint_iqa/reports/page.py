@@ -23,7 +23,7 @@ from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension, level_of
 
 STYLE = Path(__file__).with_name("report.css")
-SHOWN = 12  # images at each end of a contact sheet
+BEST_AND_WORST = 12  # images of each
 MOST_FAILURES = 200
 LONGEST_MESSAGE = 500
 MOST_CODES = 25
@@ -160,8 +160,8 @@ def _faults(run: Run) -> Iterator[str]:
 def _contact_sheets(run: Run, name: Dimension, album: Album) -> Iterator[str]:
     scores = run.of(name)
     order = [int(row) for row in np.argsort(scores, kind="stable") if np.isfinite(scores[row])]
-    least = min(SHOWN, len(order) // 2)
-    ends = {"Best": order[least:][-SHOWN:][::-1], "Worst": order[:least]}
+    least = min(BEST_AND_WORST, len(order) // 2)
+    ends = {"Best": order[least:][-BEST_AND_WORST:][::-1], "Worst": order[:least]}
     yield f"<h2>Best and worst {name}</h2>"
     for title, rows in ends.items():
         yield sheet(title, [_card(run, row, name, album) for row in rows])

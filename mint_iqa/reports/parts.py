@@ -7,18 +7,18 @@ from html import escape
 from mint_iqa.reports.intervals import Mean
 from mint_iqa.text import plain
 
-LONGEST = 160  # letters of a name or a prompt
+MAX_LETTERS = 160  # of a name or a prompt
 NOTHING = "–"
 
 
-def short(text: str, most: int = LONGEST) -> str:
+def short(text: str, most: int = MAX_LETTERS) -> str:
     """`text` on one line, without control characters, its middle left out if it is long; not escaped."""
     text = plain(text)
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def small(text: str) -> str:
-    """A paragraph in small letters."""
+    """A paragraph in small type."""
     return f'<p class="small">{escape(text)}</p>'
 
 

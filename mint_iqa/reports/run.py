@@ -1,4 +1,4 @@
-"""The records of one `mint-iqa score`, read a line at a time and kept small enough to hold 100,000."""
+"""The records of one `mint-iqa score`, read line by line and kept small enough to hold 100,000."""
 
 import math
 from collections import Counter
@@ -71,7 +71,7 @@ def read_run(path: Path, by: str | None = None) -> Run:
 
     Images are grouped by the metadata column `by`, or by their folder with "folder"; if `by` is left out, by
     the first of `USUAL_COLUMNS` that the first record has, else by folder. Raises MintIQAError
-    (`unreadable_file`, `unusable_lines`, `no_records`, `no_column`).
+    (`unreadable_file`, `unusable_lines`, `no_records`, `missing_column`).
     """
     run = Run(path, by or "")
     rows: list[tuple[float, ...]] = []

@@ -24,7 +24,7 @@ Scored: TypeAlias = Assessment | FailedAssessment
 Batches: TypeAlias = Generator[list[Scored], None, None]  # in their order
 
 BATCHES_AHEAD = 4
-FEW_BATCHES = 8  # up to here the first batch would wait longer for the processes than they could save
+FEW_BATCHES = 8  # for no more, starting processes takes longer than they save
 
 
 def batches_of(items: Sequence[Item], batch_size: int) -> list[Batch]:
@@ -33,7 +33,7 @@ def batches_of(items: Sequence[Item], batch_size: int) -> list[Batch]:
 
 
 def readers_for(batches: int) -> int:
-    """How many processes should read the pictures of so many batches: one a core, or none for a few."""
+    """How many processes should read the pictures of so many batches: one per core, or none for a few."""
     return 0 if batches <= FEW_BATCHES else os.cpu_count() or 1
 
 
@@ -106,7 +106,7 @@ class Readers:
     def __init__(self, processes: int, fit: Fitting) -> None:
         self._processes, self._fit = processes, fit
         self._pool = _pool(processes)
-        self._single: ProcessPoolExecutor | None = None  # for what was lost with a dead one
+        self._single: ProcessPoolExecutor | None = None  # retries pictures that a dead process lost
 
     def submit(self, item: Item) -> Reading:
         try:
@@ -120,7 +120,7 @@ class Readers:
             return reading
         try:
             return reading.result()
-        except BrokenProcessPool:  # whichever picture it was: all that were on their way are lost with it
+        except BrokenProcessPool:  # whichever picture it was, all pictures in progress are lost
             return self._read_alone(item)
 
     def _read_alone(self, item: Item) -> ReadImage | Failure:

@@ -18,7 +18,7 @@ COLUMNS = (
     *(f"{name}_explanation" for name in Explanation.model_fields),
     "error_code", "error", "image_sha256", "model", "revision",
 )  # fmt: skip
-# A cell that begins so is a formula to a spreadsheet, and names of files come from strangers.
+# Spreadsheets run cells that begin like this as formulas, and file names come from strangers.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 ROW_GROUP = 8192
 
@@ -49,7 +49,7 @@ def row_of(record: Assessment | FailedAssessment) -> dict[str, Any]:
 def write_rows(
     records: Iterable[Assessment | FailedAssessment], file: TextIO, metadata: Sequence[str] = ()
 ) -> None:
-    """CSV with a header and one row a record; the columns image and prompt can be read as a manifest again.
+    """CSV with a header and one row per record; the columns image and prompt can be read as a manifest again.
 
     A text that a spreadsheet would take for a formula gets a ' in front.
     """
@@ -62,7 +62,9 @@ def write_rows(
 def write_table(
     records: Iterable[Assessment | FailedAssessment], path: Path, metadata: Sequence[str] = ()
 ) -> None:
-    """Write all of `records` to `path`, as Parquet if it is named so and else as CSV, or leave it as it was.
+    """Write all of `records` to `path`, as Parquet if its name ends so and else as CSV.
+
+    If that fails, `path` stays as it was.
 
     metadata: the metadata's names. Raises OSError, and MintIQAError (`extra_missing`) without pyarrow.
     """

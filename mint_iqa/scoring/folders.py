@@ -1,4 +1,4 @@
-"""What a user points at, a folder, a pattern, a manifest or an image, -> the items to score."""
+"""Folders, patterns, manifests and images -> the items to score."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -69,7 +69,7 @@ def _find(argument: str, prompt: str | None) -> Iterator[Item]:
 def _matches(pattern: str) -> list[str]:
     parts = Path(pattern).parts
     fixed = next(i for i, part in enumerate(parts) if _MAGIC & set(part))
-    # pathlib's, as `glob.glob` would run through a loop of links until the path is too long.
+    # pathlib's, because `glob.glob` would follow a loop of links until the path is too long.
     return sorted(str(path) for path in Path(*parts[:fixed]).glob(str(Path(*parts[fixed:]))))
 
 

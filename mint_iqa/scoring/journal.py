@@ -33,7 +33,7 @@ def append(journal: BinaryIO, records: Sequence[Scored]) -> None:
 
 
 def done_so_far(path: Path, items: Sequence[Item], batch_size: int, model: ModelInfo, explain: bool) -> Done:
-    """How much of `items` the journal holds, in whole batches; a line torn by a kill is not counted.
+    """How much of `items` the journal holds, in whole batches; a half-written last line is not counted.
 
     Counting whole batches only, the rest is scored in the same batches as without the interruption, and comes
     out the same to the last digit. Raises MintIQAError (`resume_mismatch`) where the journal is of another

@@ -1,4 +1,4 @@
-"""Lists of images to score or ask about: what an item is, reading them from CSV, and answers in order."""
+"""Lists of images to score or ask about: items, how they are read from CSV, and answers in order."""
 
 import csv
 import io
@@ -28,16 +28,16 @@ class Item:
 
 
 def read_manifest(path: Path, required: Sequence[str] = ("image",)) -> list[Item]:
-    """The items of a CSV file (UTF-8, commas, a header), one a row, in order.
+    """The items of a CSV file (UTF-8, commas, a header), one per row, in order.
 
     Images are looked for relative to the file's folder. `prompt` is an optional column, and blank means none;
     columns other than `required` and `prompt` become metadata. A row with a blank required cell, or with more
     cells than the header, becomes an item with a `problem`. Raises MintIQAError (`manifest_missing`,
-    `manifest_unreadable`, `manifest_missing_column`, `manifest_empty`) if the file as a whole is of no use.
+    `manifest_unreadable`, `manifest_missing_column`, `manifest_empty`) if the file as a whole can't be used.
     """
     try:
         csv.field_size_limit(MAX_CELL)
-        # strict: a quote left open would otherwise swallow the rest of the file without a word
+        # strict: a quote left open would otherwise silently swallow the rest of the file
         rows = [row for row in csv.reader(io.StringIO(_text(path), newline=""), strict=True) if row]
     except csv.Error as error:
         raise MintIQAError(

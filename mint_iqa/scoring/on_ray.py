@@ -16,7 +16,7 @@ MAX_BLOCKS = 10_000
 
 @dataclass(frozen=True)
 class Loading:
-    """What `Assessor.from_pretrained` is told on each machine."""
+    """Arguments of `Assessor.from_pretrained` on each machine."""
 
     model: str
     device: str | None
@@ -61,7 +61,7 @@ def _cores() -> int:
     """Of the whole cluster."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # of Ray
     return int(resources["CPU"])
 
 

@@ -1,4 +1,4 @@
-"""What scores pictures: one protocol for MINT-IQA and CLIP-AGIQA, and the door to both."""
+"""What scores pictures: one protocol for MINT-IQA and CLIP-AGIQA, and the function that opens either."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -59,7 +59,7 @@ def open_model(
 
 
 def explains(name: str, wanted: bool | None, usual: bool = True) -> bool:
-    """Whether to explain: as `wanted`, else as `usual`. MintIQAError if a model that can't is told to."""
+    """Whether to explain: as `wanted`, else as `usual`. MintIQAError if asked of a model that can't."""
     if kind_of(name) == "mint_iqa":
         return usual if wanted is None else wanted
     if wanted:

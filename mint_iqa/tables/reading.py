@@ -1,4 +1,4 @@
-"""Reading files that other people wrote: CSV and JSON with line numbers, and all their troubles at once."""
+"""Reads CSV and JSON files of other people; reports all problems at once, with line numbers."""
 
 import csv
 import io
@@ -90,9 +90,9 @@ def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
 
 
 def csv_lines(path: Path, encoding: str = "utf-8-sig") -> list[tuple[int, list[str]]]:
-    """(line, cells) of each row of a CSV file but blank ones; the line is where the row ends."""
+    """(line, cells) of each row of a CSV file that is not blank; the line is where the row ends."""
     csv.field_size_limit(MAX_CELL)
-    # strict: a quote left open would otherwise swallow the rest of the file without a word
+    # strict: a quote left open would otherwise silently swallow the rest of the file
     reader = csv.reader(io.StringIO(read_text(path, encoding), newline=""), strict=True)
     try:
         return [(reader.line_num, row) for row in reader if row]

@@ -44,7 +44,7 @@ def number(name: str, text: str) -> float:
 
 
 def percent(name: str, value: float, worst: float = 0.0, best: float = 1.0) -> float:
-    """Map `value` from worst..best to 0..100; best < worst turns a difference score round.
+    """Map `value` from worst..best to 0..100; best < worst reverses a difference score.
 
     Raises ValueError for a value outside the range.
     """

@@ -12,7 +12,7 @@ from tests.evaluated import perfect
 def test_the_page_opens_asks_for_nothing_and_is_not_wider_than_a_telephone(
     browser: Browser, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(agreement, "SAMPLES", 5)
+    monkeypatch.setattr(agreement, "BOOTSTRAP_SAMPLES", 5)
     scores, labels = perfect(tmp_path)
     assert cli.main(["evaluate", str(scores), str(labels), "--output", str(tmp_path / "out")]) == 0
     page = browser.new_page(viewport={"width": 400, "height": 800})

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible service, used as its clients would use it."""
+"""The OpenAI-compatible service, used as by its clients."""
 
 import base64
 import io
@@ -51,7 +51,7 @@ def user(*parts: dict) -> dict:
 
 @contextmanager
 def serving(assessor: object, **settings: object) -> Iterator[str]:
-    """The base URL of a service in a thread of its own."""
+    """The base URL of a service in a separate thread."""
     from ui.api import build
 
     server = uvicorn.Server(uvicorn.Config(build(assessor, **settings), port=0, log_level="warning"))
@@ -150,8 +150,8 @@ def test_the_field_for_the_prompt_comes_before_a_line(client):
 
 
 def test_a_follow_up_is_answered_with_what_was_said_before(client, tiny, monkeypatch):
-    told, original = [], tiny.prefix
-    monkeypatch.setattr(tiny, "prefix", lambda *a, **k: told.append(a) or original(*a, **k))
+    told, original = [], tiny.llm_input
+    monkeypatch.setattr(tiny, "llm_input", lambda *a, **k: told.append(a) or original(*a, **k))
     messages = [
         user(text(f"Prompt: {PROMPT}\nWhy?"), image()),
         {"role": "assistant", "content": "Because."},
@@ -186,7 +186,7 @@ def test_options_that_change_nothing_are_taken(client):
 def test_the_models_are_listed_by_name(client):
     assert [model.id for model in client.models.list()] == ["nano"]
     assert client.models.retrieve("nano").owned_by == "mint-iqa"
-    with pytest.raises(openai.NotFoundError, match="There is no model 'gpt'"):
+    with pytest.raises(openai.NotFoundError, match="Model 'gpt' is not served here"):
         client.models.retrieve("gpt")
 
 
@@ -201,7 +201,7 @@ ASSISTANT = {"role": "assistant", "content": "x"}
         ([user(text(f"Prompt: {PROMPT}"), image())], "The question is empty"),
         ([user(text("x" * 501), image())], "at most 500"),
         ([user(text(f"Prompt: {'x' * 2001}\nWhy?"), image())], "at most 2000"),
-        ([user(text(QUESTION))], "There is no picture"),
+        ([user(text(QUESTION))], "The request has no picture"),
         ([user(text(QUESTION), image(), image(ROCKET))], "2 different pictures are too many"),
         ([user(text(QUESTION), image(b"no picture"))], "is not a PNG"),
         ([user(text(QUESTION), image(COFFEE.read_bytes()[:500]))], "cut short or damaged"),
@@ -231,7 +231,7 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(client, messages, se
         {"max_tokens": 0},
     ],
 )
-def test_options_that_cannot_be_honoured_are_refused_by_name(client, options):
+def test_unsupported_options_are_refused_by_name(client, options):
     with pytest.raises(openai.BadRequestError, match=f"{next(iter(options))}.* can't be used"):
         ask(client, [GOOD], **options)
 
@@ -280,7 +280,7 @@ def test_a_picture_of_too_many_pixels_is_refused(client):
 
 
 def test_an_unknown_model_is_not_found(client):
-    with pytest.raises(openai.NotFoundError, match="There is no model 'gpt-5' here: use nano"):
+    with pytest.raises(openai.NotFoundError, match="Model 'gpt-5' is not served here: use nano"):
         client.chat.completions.create(model="gpt-5", messages=[GOOD])
 
 
@@ -293,7 +293,7 @@ def post(url: str, body: bytes, content_type: str = "application/json", key: str
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'{"model": "nano"}', b"[" * 100_000, b"\xff"])
-def test_a_body_that_is_no_request_is_refused(url, body):
+def test_an_invalid_body_is_refused(url, body):
     status, error = post(url, body)
     assert status == 400 and error["code"] == "bad_request" and error["message"].endswith(".")
 
@@ -327,7 +327,7 @@ def test_an_unexpected_error_is_a_sentence_to_the_client_and_a_traceback_in_the_
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_an_error_amid_a_stream_reaches_the_client(client, tiny, monkeypatch):
+def test_an_error_during_a_stream_reaches_the_client(client, tiny, monkeypatch):
     def break_off(*_: object) -> Iterator[str]:
         yield "It"
         raise ZeroDivisionError
@@ -356,10 +356,10 @@ def test_more_requests_than_the_queue_holds_are_turned_away_and_the_rest_answere
 
         answers = sorted(pool.map(attempt, range(9)))
         assert set(answers) == {"busy", "image"} and answers.count("image") >= 5
-        assert ask(client, [GOOD]).choices  # every place was given back
+        assert ask(client, [GOOD]).choices  # every place is free again
 
 
-def test_a_client_that_leaves_amid_a_stream_gives_its_place_back(tiny, monkeypatch):
+def test_a_client_that_leaves_during_a_stream_frees_its_place(tiny, monkeypatch):
     def endless(*_: object) -> Iterator[str]:
         while True:
             time.sleep(0.02)
@@ -380,7 +380,7 @@ def test_the_docs_name_the_limits_and_options_of_the_code():
     from mint_iqa.language.chat import MAX_HISTORY
     from mint_iqa.language.llm import MAX_NEW_TOKENS
     from ui.api import KEPT_PICTURES, STATUS, UPLOAD_SECONDS
-    from ui.completions import _Request
+    from ui.completions import _RequestBody
     from ui.inputs import MAX_PROMPT_CHARACTERS
 
     limits = [
@@ -393,7 +393,7 @@ def test_the_docs_name_the_limits_and_options_of_the_code():
     ]
     assert [words for words in limits if words not in DOCS] == []
     assert [n for n in (400, 500, *STATUS.values()) if f"| {n} | " not in DOCS] == []
-    named = _Request.model_fields.keys() - {"model", "messages"}
+    named = _RequestBody.model_fields.keys() - {"model", "messages"}
     assert [name for name in named if f"`{name}`" not in DOCS] == []
 
 
@@ -408,7 +408,7 @@ def blocks(language: str) -> list[str]:
 )
 def test_what_the_docs_show_works(url, tmp_path, interpreter, code):
     if interpreter[0] == "bash" and not shutil.which("curl"):
-        pytest.skip("there is no curl")
+        pytest.skip("curl is not installed")
     Image.open(COFFEE).resize((200, 200)).save(tmp_path / "picture.png")
     code = code.replace("http://127.0.0.1:7860/v1", url)
     done = subprocess.run([*interpreter, code], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -1,4 +1,4 @@
-"""The shipped model against people, on pictures of prompts that its training kept out (fold 0 of five)."""
+"""The shipped model compared with people, on prompts that were kept out of its training (fold 0 of five)."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def rows(data_root):
 
 @pytest.fixture(scope="module")
 def clean(nano, rows):
-    """Eight good pictures, and how they score."""
+    """Eight good pictures and their scores."""
     images = [read_image(row["path"]).rgb for row in rows if float(row["mos_quality"]) >= 3][:8]
     return images, list(nano.assess_many([(image, None) for image in images]))
 
 
 def test_scores_follow_human_opinion_on_unseen_prompts(nano, rows):
     scores = [r.scores for r in nano.assess_many([(row["path"], row["prompt"]) for row in rows])]
-    # Floors well below the measured figures: this guards loading and preprocessing, not the third digit.
+    # Limits well below the measured figures: this test guards loading and preprocessing, not the third digit.
     assert srcc([s.quality for s in scores], [float(r["mos_quality"]) for r in rows]) > 0.7
     assert srcc([s.correspondence for s in scores], [float(r["mos_align"]) for r in rows]) > 0.5
 

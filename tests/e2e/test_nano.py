@@ -1,4 +1,4 @@
-"""The shipped model, through the doors that users take."""
+"""The shipped model, through its public interfaces."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ NANO = ROOT / "mint_iqa" / "weights" / "nano"
 
 @pytest.fixture(scope="module")
 def lines():
-    """What `make demo` writes, a record a line, from a process of its own."""
+    """The lines that `make demo` writes, one record each, from a separate process."""
     command = [
         sys.executable,
         "-m",
@@ -38,13 +38,13 @@ def lines():
 
 @pytest.fixture(scope="module")
 def demo(lines):
-    """The same by image and prompt."""
+    """The records of the demo by image and prompt."""
     records = [json.loads(line) for line in lines]
     return {(r["image"], r["prompt"]): r for r in records}
 
 
 def test_the_demo_says_what_it_said_in_version_0_1_0(lines):
-    """To the byte where the processor is of the same kind; elsewhere scores to their last digit."""
+    """Byte for byte on the same kind of processor; elsewhere scores agree up to rounding."""
     golden = (ROOT / "tests" / "golden" / "nano" / "demo.jsonl").read_text(encoding="utf-8")
     before = golden.replace(
         '"library_version":"0.1.0"', f'"library_version":"{LIBRARY_VERSION}"'

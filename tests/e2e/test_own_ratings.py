@@ -1,4 +1,4 @@
-"""The README's walk-through for one's own ratings, as it stands there, with the shipped model."""
+"""The README's commands for your own ratings, run as shown there, with the shipped model."""
 
 import json
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 pictures, rated for how colorful they are: nano's quality knows nothing of that."""
+    """40 pictures, rated by how colorful they are, which nano's quality ignores."""
     folder = tmp_path_factory.mktemp("mine")
     photographs = sorted((ROOT / "examples").glob("*.jpg"))
     rng = np.random.default_rng(0)
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def outputs(folder: Path) -> list[str]:
-    """What each command prints; both run in this process, which has torch already."""
+    """The output of each command; both run in this process, where torch is already loaded."""
     learn, score = (shlex.split(line) for line in COMMANDS.splitlines())
     assert learn[:3] == ["python", "-m", "train.finetune"] and score[0] == "mint-iqa"
     with pytest.MonkeyPatch.context() as patch:

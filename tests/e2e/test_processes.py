@@ -41,7 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def first(world: World, tmp_path_factory: pytest.TempPathFactory) -> Stage1:
-    """A finished run of stage 1 in one process: every loss takes part in it."""
+    """A finished run of stage 1 in one process, with every loss."""
     recipe = Stage1(
         model=str(world.config), output=str(tmp_path_factory.mktemp("first") / "run"), trains=list(TRAINS),
         human_epochs=1.0, photograph_epochs=1.0, held_out_photographs=2, test_fold=0, batch_size=4,
@@ -63,7 +63,7 @@ def second(first: Stage1, tmp_path_factory: pytest.TempPathFactory) -> Stage2:
 
 @pytest.fixture(scope="module")
 def prompts(world: World, tmp_path_factory: pytest.TempPathFactory) -> ClipAgiqaRecipe:
-    """CLIP-AGIQA, two rounds of it, on enough pictures to validate with."""
+    """Two rounds of CLIP-AGIQA, on enough pictures for a validation set."""
     folder = tmp_path_factory.mktemp("prompts")
     write_pictures(folder / "data", [f"{number} {prompt}" for number in ("one", "two") for prompt in PROMPTS])
     tiny_clip.clip().save_pretrained(folder / "clip")
@@ -84,7 +84,7 @@ def losses(output: str | Path) -> list[float]:
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe to run into `output`, with options of its command."""
+    """A recipe to run into `output`, with options for its command."""
 
     recipe: Optimization
     output: Path
@@ -98,7 +98,7 @@ class Job:
 
 
 def launch(launcher: list[str], world: World, jobs: list[Job]) -> None:
-    """Every job in turn, in the same two processes, which are started as the documentation says."""
+    """Run every job in turn in the same two processes, started as in the documentation."""
     listed = [
         {
             "module": MODULES[type(job.recipe)],
@@ -119,7 +119,7 @@ def launch(launcher: list[str], world: World, jobs: list[Job]) -> None:
 
 
 def prompt_jobs(prompts: ClipAgiqaRecipe, output: Path, *options: str) -> list[Job]:
-    """A run that is stopped after 5 of 14 steps a round, and its continuation."""
+    """A run that stops after 5 of 14 steps of each round, and its continuation."""
     data = Path(prompts.output).parent
     return [
         Job(replace(prompts, stop_after=5), output, options, data),
@@ -133,7 +133,7 @@ def assert_same_run(output: Path, recipe: Optimization) -> None:
     assert two == pytest.approx(one, abs=CLOSE, rel=0)
     single, shared = (load_file(Path(run) / "model" / "model.safetensors") for run in (recipe.output, output))
     assert single.keys() == shared.keys()
-    # Saved in float16, where a number may lie one step of 2**-10 of its size away.
+    # Saved in float16, where a number can be off by one step, 2**-10 of its size.
     assert all(torch.allclose(single[k].float(), shared[k].float(), atol=CLOSE, rtol=2**-10) for k in single)
 
 
@@ -153,7 +153,7 @@ def assert_same_rounds(output: Path, recipe: ClipAgiqaRecipe) -> None:
 def with_torchrun(
     world: World, first: Stage1, prompts: ClipAgiqaRecipe, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The outputs of torchrun's processes."""
+    """The outputs of two processes started by torchrun."""
     folder = tmp_path_factory.mktemp("torchrun")
     launch(TORCHRUN, world, [*prompt_jobs(prompts, folder / "prompts"), Job(first, folder / "scores")])
     return folder

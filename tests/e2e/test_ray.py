@@ -1,4 +1,4 @@
-"""Two workers of a local Ray cluster score what one process scores, to the byte."""
+"""Two workers of a local Ray cluster write the same bytes as one process."""
 
 import importlib.util
 import os
@@ -34,7 +34,7 @@ def test_two_ray_workers_write_the_same_lines_as_the_local_engine(tmp_path, tiny
         done = subprocess.run(
             words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500
         )
-        assert done.returncode == 1, done.stderr  # two rows of no use
+        assert done.returncode == 1, done.stderr  # two unusable rows
         assert "Traceback" not in done.stderr
         return (tmp_path / output).read_text("utf-8").splitlines()
 

@@ -1,4 +1,4 @@
-"""What the README and the docs on Python and the command line tell people to type works as it stands there.
+"""What the README, the notebook and the docs on Python and the command line show works as it stands there.
 
 The first command and the first example run as processes of their own. The others run here, with one nano for
 all of them: starting torch takes longer than what most of them do.
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from mint_iqa import Assessor, cli
@@ -132,3 +133,19 @@ def test_the_record_in_the_readme_is_the_one_that_the_command_writes(nano):
 @pytest.mark.parametrize("rule", re.findall(r"make (\w+)", block(README, "Quick start")))
 def test_each_make_rule_exists(rule):
     assert re.search(rf"^{rule}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.usefixtures("shared")
+def test_the_notebook_prints_what_it_shows(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT / "examples")
+    cells = json.loads(Path("quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            shown = "".join(line for output in cell["outputs"] for line in output["text"])
+            printed = capsys.readouterr().out
+            # Another kind of processor may move the last digit of a score, or a word at the edge of two.
+            if torch.cpu._is_amx_tile_supported():
+                assert printed == shown
+            assert bool(printed) == bool(shown)

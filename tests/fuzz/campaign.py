@@ -1,11 +1,11 @@
-"""Feeds mutated files to every reader: each must be read, or end in one MintIQAError, in 5 s and 1 GB.
+"""Feeds mutated files to every reader: each must be read or refused with MintIQAError, within 5 s and 1 GB.
 
     python -m tests.fuzz.campaign --inputs 1000000 --output runs/fuzz     # `make fuzz`; about an hour
-    python -m tests.fuzz.campaign --inputs 20000 --only png manifest      # a part of it
+    python -m tests.fuzz.campaign --inputs 20000 --only png manifest      # only some readers
 
-Atheris (libFuzzer) mutates the seeds of tests/fuzz/readers.py and the kept finds in tests/fuzz/corpus, guided
-by the coverage of our code and Pillow's. One reader after the other, each in a process of its own with the
-same seed, so that a run can be repeated. What broke a rule is kept in OUTPUT with its traceback.
+Atheris (libFuzzer) mutates the seeds of tests/fuzz/readers.py and the finds in tests/fuzz/corpus, guided by
+the coverage of our code and Pillow's. The readers run one after another, each in a separate process with the
+same seed, so that a run can be repeated. An input that breaks a rule is kept in OUTPUT with its traceback.
 """
 
 import argparse
@@ -25,15 +25,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SECONDS, MEGABYTES = 5, 1024  # of CPU time, so that a busy machine makes no finds; resident
-HUNG = 120  # seconds on the clock after which libFuzzer gives up
+SECONDS, MEGABYTES = 5, 1024  # CPU time, so that a busy machine causes no finds; resident memory
+HANG_SECONDS = 120  # wall-clock time after which libFuzzer gives up
 BATCH = 20_000
 INSTRUMENTED = ["mint_iqa", "instruct_data", "PIL"]
 
 
 @dataclass
 class Tally:
-    """What became of the inputs of one reader; seconds of the slowest, megabytes of the whole process."""
+    """The outcomes of one reader's inputs; slowest: in seconds; megabytes: of the whole process."""
 
     reader: str
     seed: int
@@ -53,7 +53,7 @@ class Tally:
 
 
 def fuzz(name: str, inputs: int, seed: int, output: Path) -> None:
-    """One reader in this process, which libFuzzer ends after `inputs` mutated inputs."""
+    """Fuzz one reader in this process, which ends after `inputs` mutated inputs."""
     import atheris
 
     with atheris.instrument_imports(include=INSTRUMENTED):
@@ -64,7 +64,7 @@ def fuzz(name: str, inputs: int, seed: int, output: Path) -> None:
     seeds.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds_of(name)):
         (seeds / f"{number:04}").write_bytes(data)
-    known = {path.read_bytes() for path in seeds.iterdir()} | {b"", b"\n"}  # libFuzzer begins with these
+    known = {path.read_bytes() for path in seeds.iterdir()} | {b"", b"\n"}  # libFuzzer starts with these
     longest = max(65_536, *map(len, known))
     tally = Tally(name, seed)
     folder = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -80,14 +80,14 @@ def fuzz(name: str, inputs: int, seed: int, output: Path) -> None:
             shutil.rmtree(folder)
             os._exit(0)  # libFuzzer would take SystemExit for a crash
 
-    limits = [f"-timeout={HUNG}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={longest}", "-runs=-1"]
+    limits = [f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MEGABYTES}", f"-max_len={longest}", "-runs=-1"]
     quiet = ["-verbosity=0", "-print_final_stats=0", f"-artifact_prefix={output}/{name}-"]
     atheris.Setup([sys.argv[0], *limits, *quiet, f"-seed={seed}", str(seeds)], one_input)
     atheris.Fuzz()
 
 
 def judge(tally: Tally, read: Any, data: bytes, folder: Path, output: Path) -> None:
-    """Read `data`, and note in `tally` how that ended; what is no MintIQAError is kept in `output`."""
+    """Read `data` and record the outcome in `tally`; errors other than MintIQAError are kept in `output`."""
     from mint_iqa.errors import MintIQAError
 
     start = time.process_time()
@@ -123,7 +123,7 @@ def _report(tally: Tally, output: Path) -> None:
 
 
 def campaign(inputs: int, seed: int, output: Path, only: list[str] | None) -> Iterator[Tally]:
-    """Every reader in a process of its own; `inputs` are shared out as the readers' shares say."""
+    """Fuzz every reader in a separate process; `inputs` are divided by the readers' shares."""
     from tests.fuzz.readers import READERS
 
     chosen = {name: reader for name, reader in READERS.items() if not only or name in only}
@@ -134,7 +134,7 @@ def campaign(inputs: int, seed: int, output: Path, only: list[str] | None) -> It
         own = left if position == len(chosen) else inputs * reader.share // total
         left -= own
         command = [sys.executable, "-m", "tests.fuzz.campaign", "--reader", name, "--inputs", str(own)]
-        with (output / f"{name}.log").open("w") as log:  # libtiff's remarks and libFuzzer's
+        with (output / f"{name}.log").open("w") as log:  # messages of libtiff and libFuzzer
             done = subprocess.run([*command, "--seed", str(seed), "--output", str(output)], stderr=log)
         result = output / f"{name}.json"
         tally = Tally(**json.loads(result.read_text())) if result.exists() else Tally(name, seed)

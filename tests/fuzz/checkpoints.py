@@ -1,4 +1,4 @@
-"""The readers of checkpoints, each with one file of a tiny sound checkpoint exchanged."""
+"""The readers of checkpoints, each on a tiny valid checkpoint with one file replaced."""
 
 import io
 import shutil
@@ -23,12 +23,12 @@ WEIGHTS = {"first": torch.arange(6.0).reshape(2, 3), "second": torch.zeros(4, dt
 
 @lru_cache
 def sound() -> Path:
-    """A folder as training writes one, without an LLM."""
+    """A folder like those of training, without an LLM."""
     return tiny.save(Path(tempfile.mkdtemp()), Path("no_language_model"))
 
 
 def with_exchanged(name: str, data: bytes, folder: Path) -> Path:
-    """`folder` as the sound one, but for the bytes of one file."""
+    """Fill `folder` with the valid checkpoint, except for the bytes of one file."""
     for path in sound().iterdir():
         if not (folder / path.name).exists():
             shutil.copy(path, folder / path.name)
@@ -37,7 +37,7 @@ def with_exchanged(name: str, data: bytes, folder: Path) -> Path:
 
 
 def model(name: str) -> Callable[[bytes, Path], object]:
-    """Loads the model after its file `name` was exchanged."""
+    """A reader that loads the model with its file `name` replaced."""
     return lambda data, folder: MintIQAModel.from_pretrained(with_exchanged(name, data, folder))
 
 

@@ -1,4 +1,4 @@
-"""The readers that meet files of strangers, and the sound files that mutation starts from."""
+"""The readers of untrusted files, and the valid files from which mutation starts."""
 
 import io
 import struct
@@ -15,7 +15,7 @@ from instruct_data.importers.agiqa3k import read_agiqa3k
 from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa2023_raw
 from instruct_data.importers.distortions import read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
-from instruct_data.importers.table import Columns, ScoreColumn, read_table
+from instruct_data.importers.table import ScoreColumn, TableColumns, read_table
 from instruct_data.recipes import read_settings
 from instruct_data.records import InstructionSample, RatedImage, read_any_jsonl
 from mint_iqa.errors import MintIQAError
@@ -28,13 +28,13 @@ from tests.textures import hills
 REPOSITORY = Path(__file__).resolve().parents[2]
 LABELS = REPOSITORY / "tests/labels"
 KEPT = Path(__file__).parent / "corpus"
-# Mutation likes to enlarge pictures, which only tests Pillow's speed: one in 64 meets the real limit.
+# Mutation often enlarges pictures, which only tests Pillow's speed: one in 64 gets the real limit.
 USUAL_PIXELS = 250_000
 
 
 @dataclass(frozen=True)
 class Reader:
-    """read: takes the bytes of a file, and a folder to put them in. share: of the campaign's inputs."""
+    """read: takes the bytes of a file and a folder for it; share: its part of the campaign's inputs."""
 
     read: Callable[[bytes, Path], object]
     seeds: Callable[[], list[bytes]]
@@ -42,7 +42,7 @@ class Reader:
 
 
 def seeds_of(name: str) -> list[bytes]:
-    """Sound files, and those that once broke a rule."""
+    """Valid files, and those that once broke a rule."""
     return [*READERS[name].seeds(), *(path.read_bytes() for path in sorted((KEPT / name).glob("*")))]
 
 
@@ -51,7 +51,7 @@ def _image(data: bytes, folder: Path) -> None:
 
 
 def _png(data: bytes, folder: Path) -> None:
-    """With checksums put right three times out of four: a reader that stops at the first tests nothing."""
+    """Checksums are corrected in three of four files: a reader that stops at the first one tests nothing."""
     _image(_right_checksums(data) if zlib.crc32(data) % 4 else data, folder)
 
 
@@ -96,7 +96,7 @@ def _as_file(name: str, read: Callable[[Path], object], data: bytes, folder: Pat
 
 
 def _each(readers: Sequence[Callable[[Path], object]], path: Path) -> None:
-    """Every reader gets the file; it counts as refused if all refuse it."""
+    """Give the file to every reader; it counts as refused if all refuse it."""
     refusals = []
     for read in readers:
         try:
@@ -121,7 +121,7 @@ def _labels(read: Callable[[Path, Findings], object], path: Path) -> None:
     findings.summary()
 
 
-_COLUMNS = Columns({"quality": ScoreColumn("dmos", 100, 0)}, image="file", prompt="text")
+_COLUMNS = TableColumns({"quality": ScoreColumn("dmos", 100, 0)}, image="file", prompt="text")
 
 
 def _table(path: Path, findings: Findings) -> object:
@@ -159,7 +159,7 @@ def _recipes() -> list[bytes]:
 
 
 def _headers() -> list[bytes]:
-    """Whole weights, and their header with nothing behind it: most changes of the whole hit some number."""
+    """Complete weights, and their header alone: most changes of the complete file hit a number."""
     (whole,) = checkpoints.stored("model.safetensors")()
     return [whole, whole[: 8 + int.from_bytes(whole[:8], "little")]]
 

@@ -1,4 +1,4 @@
-"""The short form of tests/fuzz: some thousand mutated files, each read or refused in one sentence."""
+"""A short fuzz run: some thousand mutated files, each read or refused in one sentence."""
 
 import logging
 import subprocess
@@ -14,7 +14,7 @@ from tests.fuzz.campaign import SECONDS, Tally, judge
 from tests.fuzz.readers import READERS, REPOSITORY, seeds_of
 
 QUICK = [name for name, reader in READERS.items() if reader.share >= 20]
-# Where libFuzzer learns what matters, these are guessed: ends of ranges, marks of formats, deep nesting.
+# libFuzzer finds such pieces itself; here they are guessed: ends of ranges, format markers, deep nesting.
 PIECES = [
     b"\xff",
     b"\0\0\0\0",
@@ -31,7 +31,7 @@ PIECES += [b"\xed\xa0\x80", b"[" * 5000, b"9" * 5000, b"-1", b"null", b"&a [*a]"
 
 @st.composite
 def mutated(draw, seeds):
-    """A seed with one to six changes: bytes exchanged, a piece inserted, a part cut out or repeated."""
+    """A seed with one to six changes: bytes replaced, a piece inserted, a part removed or repeated."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
         start = draw(st.integers(0, len(data)))
@@ -64,7 +64,7 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(name, tmp_path_facto
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_sound_and_kept_files_keep_the_rules(name, tmp_path):
+def test_valid_and_kept_files_meet_the_rules(name, tmp_path):
     tally = Tally(name, 0)
     logging.disable(logging.CRITICAL)
     with warnings.catch_warnings():

@@ -54,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Pat
     tiny = Assessor.from_pretrained(tiny_checkpoint, device="cpu")
     monkeypatch.setattr(Assessor, "from_pretrained", lambda *_, **__: tiny)
     monkeypatch.setattr(sets, "agiqa3k", lambda root: human_rows(tmp_path))
-    monkeypatch.setattr(agreement, "SAMPLES", 10)
+    monkeypatch.setattr(agreement, "BOOTSTRAP_SAMPLES", 10)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from instruct_data.importers.own import read_own
-from instruct_data.importers.table import Columns
+from instruct_data.importers.table import TableColumns
 from instruct_data.records import RatedImage, read_jsonl
 from instruct_data.splits import image_hashes, pristine
 from mint_iqa.errors import MintIQAError
@@ -143,7 +143,7 @@ def _read(path: Path, columns: Mapping[str, str]) -> tuple[list[RatedImage], str
     return records, f"{path}: {counted(len(records), 'picture')} with {_ranges(found)}"
 
 
-def _ranges(columns: Columns) -> str:
+def _ranges(columns: TableColumns) -> str:
     return ", ".join(f"{d} {c.worst:g} (worst) .. {c.best:g} (best)" for d, c in columns.scores.items())
 
 

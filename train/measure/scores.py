@@ -22,7 +22,7 @@ from tqdm import tqdm
 from instruct_data.damage.faults import apply_fault
 from instruct_data.prompts import unrelated_prompt
 from mint_iqa.errors import MintIQAError
-from mint_iqa.evaluation.agreement import FEWEST, ScoredLabels, baselines
+from mint_iqa.evaluation.agreement import MIN_IMAGES, ScoredLabels, baselines
 from mint_iqa.evaluation.logistic import fit_logistic
 from mint_iqa.images import read_image
 from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
@@ -182,7 +182,7 @@ def summary(runs: Sequence[Path]) -> Iterator[str]:
 
 def _beside_people(results: Sequence[dict[str, Any]], predicted: str, label: str) -> Iterator[str]:
     """Figures after the logistic, and of baselines, as `mint-iqa evaluate` has them; of large runs only."""
-    if min(len(r["predictions"]) for r in results) < FEWEST:
+    if min(len(r["predictions"]) for r in results) < MIN_IMAGES:
         return
     mapped = [_with_columns(r, predicted, label) for r in results]
     for name, metric in (("PLCC", plcc), ("RMSE", rmse)):

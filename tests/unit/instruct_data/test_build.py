@@ -1,4 +1,4 @@
-"""Instruction data from rated pictures: what is drawn, what is true of it, and that nothing is lost."""
+"""Instruction data from rated pictures: random draws, true answers, and no losses."""
 
 import json
 from collections import Counter
@@ -31,7 +31,7 @@ def picture(seed: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures of four prompts with ratings, split."""
+    """Twelve rated pictures of four prompts, with a split."""
     folder = tmp_path_factory.mktemp("source")
     rated = []
     for i in range(12):
@@ -196,7 +196,7 @@ def test_a_folder_with_another_build_is_left_alone(source, built):
     assert files(built) == before
 
 
-def test_an_unreadable_picture_costs_its_samples_alone_and_is_named(source, tmp_path):
+def test_an_unreadable_picture_loses_only_its_own_samples_and_is_named(source, tmp_path):
     broken = tmp_path / "source"
     broken.mkdir()
     for path in source.iterdir():
@@ -211,12 +211,12 @@ def test_an_unreadable_picture_costs_its_samples_alone_and_is_named(source, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"distortions": ["blurr"]}, "no distortions"),
-        ({"kinds": {"why": 1.0}}, "no kinds"),
-        ({"distorted": 0.9, "malformed": 0.2}, "the first two together"),
+        ({"distortions": ["blurr"]}, "Unknown distortions"),
+        ({"kinds": {"why": 1.0}}, "Unknown kinds"),
+        ({"distorted": 0.9, "malformed": 0.2}, "the first two in sum"),
         ({"follow_ups": 1.5}, "between 0 and 1"),
         ({"kinds": {"why_low": 0.0}}, "kinds with a weight"),
-        ({"artifacts": []}, "artifacts where"),
+        ({"artifacts": []}, "artifacts if"),
         ({"samples": 0}, "needs samples"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Prompts made wrong on purpose: really wrong, by one word, and still a sentence."""
+"""Deliberately wrong prompts: really wrong, in one word, and still a sentence."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Records of instruction data: what they accept, how they are written, and what a broken file says."""
+"""Records of instruction data: what they accept, how they are written, and the errors of broken files."""
 
 import json
 import subprocess
@@ -120,7 +120,7 @@ def test_all_broken_lines_are_counted_and_the_first_are_named(tmp_path):
     assert "and 3 more" in message
 
 
-def test_a_line_separator_inside_a_text_ends_no_line(tmp_path):
+def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path):
     record = InstructionSample(**SAMPLE | {"answer": "one\u2028two\x85three\nfour"})
     write_jsonl(tmp_path / "a.jsonl", [record])
     assert read_jsonl(tmp_path / "a.jsonl", InstructionSample) == [record]
@@ -150,7 +150,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_refused_in_one_sentence(tmp_path):
+def test_a_missing_folder_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(MintIQAError, match="choose another --output"):
         write_jsonl(tmp_path / "nowhere" / "a.jsonl", [])
 

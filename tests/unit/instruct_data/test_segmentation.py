@@ -1,4 +1,4 @@
-"""Prompts taken apart: content, style, atmosphere."""
+"""Prompts split into content, style and atmosphere."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_no_word_is_lost_or_made_up(prompt):
     parts = segment(prompt)
     kept = f"{parts.content} {parts.style} {parts.atmosphere}"
     words = r"[^\s,;.]+"
-    # "a photo of a cat": the joint goes, as commas do.
+    # "a photo of a cat": the joint is dropped, like commas.
     lost = sorted(re.findall(words, prompt)), sorted(re.findall(words, kept))
     missing = [w for w in lost[0] if lost[0].count(w) > lost[1].count(w)]
     assert all(word.lower() == "of" for word in missing)
@@ -57,7 +57,7 @@ def test_notes_follow_the_prompt_and_leave_out_what_it_does_not_say():
     )
 
 
-def test_a_prompt_of_content_alone_needs_no_notes():
+def test_a_prompt_with_only_content_needs_no_notes():
     assert annotated("a fox in snow", segment("a fox in snow")) == "a fox in snow"
 
 
@@ -96,7 +96,7 @@ def test_the_command_writes_each_prompt_once_with_its_parts(rated, capsys):
 
 
 def test_a_chat_model_can_be_asked_instead(rated, tiny_language):
-    # Random weights say nothing of use, and the rules take over.
+    # Random weights give no usable answer, so the rules take over.
     notes = rated.with_name("notes.jsonl")
     assert main(["segment", str(rated), "--output", str(notes), "--model", str(tiny_language)]) == 0
     assert read_notes(notes)["a fox, top view"] == segment("a fox, top view")

@@ -1,4 +1,4 @@
-"""Splits: what belongs together stays together, and a leak is an error."""
+"""Splits: related records stay together, and a leak is an error."""
 
 from itertools import pairwise
 
@@ -153,7 +153,7 @@ def test_impossible_shares_are_refused(shares):
     assert caught.value.code == "bad_argument"
 
 
-def test_a_test_fold_that_is_none_is_refused():
+def test_an_invalid_test_fold_is_refused():
     with pytest.raises(MintIQAError, match=r"one of 0\.\.4, not 5"):
         by_fold(by_prompts(20), "prompt", folds=5, test_fold=5)
 
@@ -209,7 +209,7 @@ def test_the_command_ends_with_one_sentence_on_bad_input(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("shares", ["80", "80/10", "80/-10/30", "a/b/c"])
-def test_shares_that_are_none_are_a_usage_error(tmp_path, shares, capsys):
+def test_invalid_shares_are_a_usage_error(tmp_path, shares, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["split", "in.jsonl", "--by", "prompt", "--output", "out.jsonl", "--shares", shares])
     assert "80/10/10" in capsys.readouterr().err

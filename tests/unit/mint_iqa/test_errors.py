@@ -40,6 +40,16 @@ def test_the_docs_print_the_list() -> None:
     assert dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)) == CODES
 
 
+def test_codes_that_docstrings_name_are_listed() -> None:
+    unlisted = []
+    for package in ("mint_iqa", "instruct_data", "train", "ui"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            for names in re.findall(r"MintIQAError \(([^)]*)\)", path.read_text(encoding="utf-8")):
+                named = re.findall(r"`(\w+)`(?! raises)", names)
+                unlisted += [(path.name, name) for name in named if name not in CODES]
+    assert unlisted == []
+
+
 def test_meanings_are_sentences() -> None:
     assert [code for code, meaning in CODES.items() if not re.fullmatch(r"[A-Z].*\.", meaning)] == []
 

@@ -1,4 +1,4 @@
-"""The answers of AIGCIQA2023+: taken apart, put together, and predicted from scores."""
+"""The answers of AIGCIQA2023+: parsed, written, and predicted from scores."""
 
 import itertools
 import json
@@ -63,7 +63,7 @@ def test_a_score_is_answered_by_its_cuts():
 
 
 def test_slot_accuracy_is_measured_on_unseen_prompts() -> None:
-    # The word follows from the score alone; a prompt's own commonest word would be wrong on every other one.
+    # The word follows from the score alone; a prompt's own most common word would be wrong for all others.
     answers = [
         (f"prompt {i}", float(score), answer_of({"authenticity": int(score > 50)}, "authenticity"))
         for i, score in enumerate(np.linspace(0, 100, 40))

@@ -1,4 +1,4 @@
-"""Every answer says what the scores and the faults say and nothing else: over thousands of samples."""
+"""Every answer says only what follows from scores and faults, over thousands of samples."""
 
 import re
 from collections import defaultdict
@@ -61,7 +61,7 @@ def ask(
     faults: Sequence[tuple[FaultName, float]] = (),
     prompt: str | None = "a dog",
 ) -> set[str]:
-    """Every answer that 200 seeds give."""
+    """The answers of 200 seeds."""
     by_name: Scores = dict(zip(DIMENSIONS, scores, strict=True))
     return {make_sample(kind, by_name, faults, prompt, np.random.default_rng(i)).answer for i in range(200)}
 
@@ -80,7 +80,7 @@ def test_faults_come_strongest_first_with_their_grade(cases: list[Case]) -> None
     for sample, _, faults, _ in cases:
         severity = dict(faults)
         graded = re.findall(r"(slightly|clearly|heavily) (\w+)", sample.answer)
-        # "marked" and "damaged" stand before "by compression".
+        # "marked" and "damaged" come before "by compression".
         words = ["compressed" if word in ("marked", "damaged") else word for _, word in graded]
         named = [name for word in words for name in named_faults(word)]
         assert [grade for grade, _ in graded] == [grade_of(severity[name]) for name in named], sample
@@ -241,7 +241,7 @@ def test_the_same_seed_asks_and_answers_the_same() -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="no kind of question"):
+    with pytest.raises(ValueError, match="not a kind of question"):
         make_sample("gossip", {}, [], None, np.random.default_rng(0))
 
 
@@ -276,6 +276,6 @@ def test_an_exchanged_word_is_told_with_what_is_there_in_its_place() -> None:
             assert (level is None) or f"correspondence is {level}" in answer
 
 
-def test_where_no_exchanged_word_is_known_none_is_made_up() -> None:
+def test_without_a_known_exchanged_word_none_is_invented() -> None:
     answers = ask("what_is_missing", (70, 70, 10))
     assert all('"' not in answer and "correspondence is bad" in answer for answer in answers)

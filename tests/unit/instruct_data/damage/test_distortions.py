@@ -1,4 +1,4 @@
-"""KADID-10k's distortions: as strong as they say, where they say, and the same every time."""
+"""KADID-10k's distortions: of the right strength, in the right place, and repeatable."""
 
 import csv
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from instruct_data.damage.distortions import (
 from instruct_data.damage.pixels import blur, lab_to_rgb, rgb_to_lab
 from tests.textures import change, hills
 
-# From one side of the original to the other, so that the middle levels change least; people said so, too.
+# These run from one side of the original to the other, so the middle levels change least, also for raters.
 TWO_SIDED = ("mean_shift", "contrast_change")
 ONE_SIDED = tuple(name for name in DISTORTIONS if name not in TWO_SIDED)
 PATCHES = ("color_block", "non_eccentricity_patch")
@@ -49,7 +49,7 @@ def damage(
     return distort(image, name, level, np.random.default_rng(seed), region, scale)
 
 
-def grey(value: int, side: int = 64) -> Image.Image:
+def gray(value: int, side: int = 64) -> Image.Image:
     return Image.new("RGB", (side, side), (value,) * 3)
 
 
@@ -200,7 +200,7 @@ def test_motion_blurs_a_point_to_a_line_of_the_length() -> None:
     assert damage(Image.fromarray(point), "motion_blur", 1).image.tobytes() == point.tobytes()
 
 
-def test_saturation_ends_in_grey_or_in_the_complement() -> None:
+def test_saturation_ends_in_gray_or_in_the_complement() -> None:
     orange = Image.new("RGB", (4, 4), (200, 120, 40))
     assert damage(orange, "color_saturation_hsv", 4).image.getpixel((0, 0)) == (200, 200, 200)
     red, _, blue = damage(orange, "color_saturation_hsv", 5).image.getpixel((0, 0))
@@ -224,7 +224,7 @@ def test_quantization_leaves_one_step_more_than_thresholds() -> None:
 
 
 def test_noise_has_its_variance_and_its_density() -> None:
-    middle = grey(128, 256)
+    middle = gray(128, 256)
     luma = np.asarray(damage(middle, "white_noise_ycbcr", 5).image, float) @ (0.299, 0.587, 0.114) / 255
     assert luma.var() == pytest.approx(1.164**2 * 0.003, rel=0.05)
     speckled = np.asarray(damage(middle, "multiplicative_noise", 4).image, float) / 128
@@ -234,17 +234,17 @@ def test_noise_has_its_variance_and_its_density() -> None:
 
 
 def test_brightness_and_contrast_follow_their_curves() -> None:
-    assert damage(grey(128), "brighten", 3).image.getpixel((0, 0))[0] == pytest.approx(128 + 0.2 * 255, abs=2)
-    assert damage(grey(128), "mean_shift", 5).image.getpixel((0, 0))[0] == pytest.approx(128 - 38, abs=1)
+    assert damage(gray(128), "brighten", 3).image.getpixel((0, 0))[0] == pytest.approx(128 + 0.2 * 255, abs=2)
+    assert damage(gray(128), "mean_shift", 5).image.getpixel((0, 0))[0] == pytest.approx(128 - 38, abs=1)
     for value, moved in ((0.3, 0.4), (0.5, 0.5), (0.7, 0.6)):  # level 5 is -.6
-        pixel = damage(grey(round(255 * value)), "contrast_change", 5).image.getpixel((0, 0))
+        pixel = damage(gray(round(255 * value)), "contrast_change", 5).image.getpixel((0, 0))
         assert pixel[0] == pytest.approx(255 * moved, abs=2)
 
 
 def test_blocks_have_their_number_and_size() -> None:
-    result = damage(grey(128, 400), "color_block", 1, seed=3)
+    result = damage(gray(128, 400), "color_block", 1, seed=3)
     assert result.mask.sum() == 2 * 32**2
-    assert damage(grey(128, 400), "color_block", 1, seed=3, scale=0.5).mask.sum() == 2 * 16**2
+    assert damage(gray(128, 400), "color_block", 1, seed=3, scale=0.5).mask.sum() == 2 * 16**2
 
 
 def test_sharpening_overshoots_at_an_edge() -> None:

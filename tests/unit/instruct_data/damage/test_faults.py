@@ -1,4 +1,4 @@
-"""Faults made on purpose: the right strength, in the right place, the same every time."""
+"""Deliberate faults: of the right strength, in the right place, and repeatable."""
 
 import hashlib
 
@@ -85,8 +85,8 @@ def test_only_human_rated_faults_carry_a_score(picture: Image.Image) -> None:
 
 
 def test_noise_has_the_published_variance() -> None:
-    grey = Image.new("RGB", (256, 256), (128, 128, 128))
-    noisy = np.asarray(fault(grey, "noise", 5).image, float) / 255
+    gray = Image.new("RGB", (256, 256), (128, 128, 128))
+    noisy = np.asarray(fault(gray, "noise", 5).image, float) / 255
     assert noisy.var() == pytest.approx(0.01, rel=0.03)
 
 
@@ -94,15 +94,15 @@ def test_blur_has_the_published_width() -> None:
     step = np.zeros((64, 64, 3), np.uint8)
     step[:, 32:] = 255
     profile = np.asarray(fault(Image.fromarray(step), "blur", 4).image, float)[32, :, 0]
-    # One sigma (2 px) to either side of an edge, a Gaussian blur leaves 16 % and 84 %.
+    # One sigma (2 px) on either side of an edge, a Gaussian blur gives 16 % and 84 %.
     assert np.interp([30 - 0.5, 34 - 0.5], np.arange(64), profile) / 255 == pytest.approx(
         [0.16, 0.84], abs=0.03
     )
 
 
 def test_darkening_is_the_published_curve() -> None:
-    grey = Image.new("RGB", (8, 8), (128, 128, 128))
-    assert fault(grey, "darkness", 4).image.getpixel((0, 0))[0] == pytest.approx(128 - 0.2 * 255, abs=1)
+    gray = Image.new("RGB", (8, 8), (128, 128, 128))
+    assert fault(gray, "darkness", 4).image.getpixel((0, 0))[0] == pytest.approx(128 - 0.2 * 255, abs=1)
     ends = Image.fromarray(np.array([[[0] * 3, [255] * 3]], np.uint8))
     assert fault(ends, "darkness", 5).image.tobytes() == ends.tobytes()
 

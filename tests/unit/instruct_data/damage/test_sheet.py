@@ -29,14 +29,14 @@ def test_the_command_draws_every_distortion_and_artifact_at_every_level(
     assert (done.returncode, done.stderr) == (0, "")
     rows = len(DISTORTIONS) + len(ARTIFACTS)
     with Image.open(tmp_path / "sheet.png") as drawn:
-        assert drawn.size == (5 * (160 + 4), rows * (128 + 2 * sheet.LABEL))
+        assert drawn.size == (5 * (160 + 4), rows * (128 + 2 * sheet.LABEL_HEIGHT))
 
 
 def test_a_region_leaves_most_of_the_picture_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheet, "DISTORTIONS", ("darken",))
     monkeypatch.setattr(sheet, "ARTIFACTS", ())
     whole, part = (np.asarray(sheet.contact_sheet(hills(), in_region), float) for in_region in (False, True))
-    last = np.s_[sheet.LABEL : sheet.LABEL + 128, -164:-4]  # level 5
+    last = np.s_[sheet.LABEL_HEIGHT : sheet.LABEL_HEIGHT + 128, -164:-4]  # level 5
     before = np.asarray(hills(), float)
     assert (whole[last] != before).any(-1).mean() > 0.9
     assert 0.1 < (part[last] != before).any(-1).mean() < 0.4

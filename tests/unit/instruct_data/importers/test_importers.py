@@ -16,15 +16,15 @@ from instruct_data.importers.agiqa3k import read_agiqa3k
 from instruct_data.importers.aigciqa2023 import read_aigciqa2023, read_aigciqa2023_raw
 from instruct_data.importers.distortions import KADID_DISTORTIONS, read_clive, read_kadid, read_live
 from instruct_data.importers.llava import read_llava
-from instruct_data.importers.table import Columns, read_table
+from instruct_data.importers.table import TableColumns, read_table
 from instruct_data.records import InstructionSample, RatedImage, ratings_of, read_jsonl
 from mint_iqa.errors import MintIQAError
 from mint_iqa.tables.reading import Findings, json_records
 from mint_iqa.tables.scales import ScoreColumn, percent
 
 LABELS = Path(__file__).parents[3] / "labels"
-COLUMNS = Columns({"quality": ScoreColumn("dmos", 100, 0)}, image="file", prompt="text")
-AS_GIVEN = Columns({"quality": ScoreColumn("q", 1, 5)})
+COLUMNS = TableColumns({"quality": ScoreColumn("dmos", 100, 0)}, image="file", prompt="text")
+AS_GIVEN = TableColumns({"quality": ScoreColumn("q", 1, 5)})
 
 
 def table(path, findings):
@@ -36,7 +36,7 @@ READERS = [*JSON_READERS, read_aigciqa2023_raw, read_agiqa3k, table]
 
 
 def load(reader, path):
-    """All records of a sound file."""
+    """All records of a valid file."""
     findings = Findings(path)
     records = reader(path, findings)
     findings.check()
@@ -51,7 +51,7 @@ def problems(reader, path):
 
 
 def changed(tmp_path, name, *exchanges):
-    """A copy of a label file with pieces of its text exchanged."""
+    """A copy of a label file with some text replaced."""
     text = (LABELS / name).read_text("utf-8")
     for old, new in exchanges:
         assert old in text
@@ -108,7 +108,7 @@ def test_the_annotation_of_aigciqa2023_says_what_the_published_answers_say(label
     ]
     assert len(written) == 4 * 2398
 
-    def texts(samples):  # published answers double the full stop after some remarks
+    def texts(samples):  # some published answers end with two full stops
         return {(s.image, s.dimension, s.generator): re.sub(r"\s*\.[.\s]*", ". ", s.answer) for s in samples}
 
     assert texts(written).items() <= texts(published).items()
@@ -204,7 +204,7 @@ def test_every_score_in_range_maps_into_0_to_100(worst, best, share):
 
 
 @pytest.mark.parametrize("text", ["mos", "mos:1", ":1:5", "mos:a:b", "mos:3:3", "mos:nan:1", "mos:0:inf"])
-def test_a_score_column_that_makes_no_sense_is_refused(text):
+def test_an_invalid_score_column_is_refused(text):
     with pytest.raises(MintIQAError, match="COLUMN:WORST:BEST"):
         ScoreColumn.parse(text)
 
@@ -240,7 +240,7 @@ def test_all_bad_rows_of_a_table_are_named_at_once(tmp_path):
         ('"moz1": 0.55', '"moz1": 0.56', "1.png has other scores"),
         ('"img": "1.png"', '"img": ""', "image: the image name is empty"),
         ('"prompt": "two cats on a wall",', "", "prompt: Field required"),
-        ("What is the quality", "How is the quality", "q1 is none of the four questions"),
+        ("What is the quality", "How is the quality", "q1 is not one of the four questions"),
     ],
 )
 def test_a_bad_aigciqa2023_record_is_named_with_its_line(tmp_path, old, new, problem):
@@ -254,7 +254,7 @@ def test_a_picture_under_another_makers_name_is_a_problem(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("3,000-4.png,DALLE,4,4,4,3,3,,,,\n4,000-1.png,Controlnet,4,4\n")
     assert problems(read_aigciqa2023_raw, path) == [
-        (1, "picture 3 is not one that DALLE made"),
+        (1, "picture 3 was not made by DALLE"),
         (2, "5 cells instead of 12"),
     ]
 
@@ -366,7 +366,7 @@ def test_any_rows_give_records_or_one_error(file, header, rows):
 # --- the command ---
 
 
-def test_missing_pictures_are_counted_and_no_error(run, tmp_path):
+def test_missing_pictures_are_counted_and_are_not_an_error(run, tmp_path):
     (tmp_path / "887.JPG").touch()
     output = tmp_path / "out.jsonl"
     code, out, _ = run(
@@ -389,7 +389,7 @@ def test_a_broken_file_writes_nothing_unless_told_to_skip(run, tmp_path):
 def test_a_file_without_records_is_an_error(run, tmp_path):
     (tmp_path / "a.json").write_text("[]")
     code, _, err = run("import", "live", tmp_path / "a.json", "--output", tmp_path / "out.jsonl")
-    assert code == 2 and "no record" in err
+    assert code == 2 and "no usable record" in err
 
 
 def test_a_table_without_scores_is_an_error(run, tmp_path):

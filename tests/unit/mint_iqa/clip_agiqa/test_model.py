@@ -422,7 +422,7 @@ def test_a_backbone_in_memory_serves_as_well_as_the_one_that_is_named(saved):
     clip = tiny_clip.clip(LAYERS)
     config = json.loads((saved / "config.json").read_text()) | {"backbone": "nowhere"}
     (saved / "config.json").write_text(json.dumps(config))
-    assert "'nowhere'" in refusal(lambda: ClipAgiqa.from_pretrained(saved), "weights_missing")
+    assert "'nowhere'" in refusal(lambda: ClipAgiqa.from_pretrained(saved), "model_missing")
     loaded = ClipAgiqa.from_pretrained(saved, clip)
     torch.testing.assert_close(loaded(pictures()), build()(pictures()), atol=1e-6, rtol=0)
 
@@ -449,7 +449,7 @@ def test_a_config_that_cannot_be_is_refused_and_the_value_named(saved, changes, 
 
 
 def test_a_missing_config_is_refused(tmp_path):
-    assert "config.json" in refusal(lambda: ClipAgiqa.from_pretrained(tmp_path / "none"), "weights_missing")
+    assert "config.json" in refusal(lambda: ClipAgiqa.from_pretrained(tmp_path / "none"), "model_missing")
 
 
 def drop(state):
@@ -585,5 +585,5 @@ def test_a_file_that_would_run_code_is_refused(pair, backbone, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not a state dict", None])
 def test_a_damaged_or_missing_file_is_refused(pair, backbone, tmp_path, content):
     pair[1].unlink() if content is None else pair[1].write_bytes(content)
-    code = "weights_missing" if content is None else "bad_checkpoint"
+    code = "file_missing" if content is None else "bad_checkpoint"
     assert "TARGET.pth" in refusal(lambda: convert_published(*pair, tmp_path / "x", str(backbone)), code)

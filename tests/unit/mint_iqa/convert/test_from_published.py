@@ -161,7 +161,7 @@ def test_a_file_with_other_objects_is_refused_and_none_of_them_is_built(tmp_path
 @pytest.mark.parametrize("content", [{}, {"model": {"weight": torch.zeros(1)}}, torch.zeros(3), [1, 2]])
 def test_a_file_that_is_no_single_state_dict_is_refused(tmp_path, content):
     code, message = refusal(saved(tmp_path, content), tmp_path / "out", DIMS)
-    assert code == "bad_checkpoint" and "no single state dict" in message
+    assert code == "bad_checkpoint" and "not a single state dict" in message
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):

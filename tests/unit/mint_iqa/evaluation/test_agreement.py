@@ -23,7 +23,7 @@ from mint_iqa.metrics import plcc, rmse, srcc, t_interval
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch):
-    monkeypatch.setattr(module, "SAMPLES", 60)
+    monkeypatch.setattr(module, "BOOTSTRAP_SAMPLES", 60)
 
 
 # --- the logistic ---

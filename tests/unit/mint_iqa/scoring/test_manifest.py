@@ -2,7 +2,7 @@
 
 import pytest
 
-from instruct_data.importers.table import Columns, ScoreColumn, read_table
+from instruct_data.importers.table import ScoreColumn, TableColumns, read_table
 from mint_iqa.scoring.manifest import read_manifest
 from mint_iqa.tables.reading import Findings
 
@@ -28,7 +28,7 @@ def test_a_prompt_of_a_megabyte_or_another_script_is_read_as_it_is(tmp_path, pro
 def test_a_long_prompt_in_a_table_of_scores_is_read_as_well(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text(f"image,prompt,mos\na.png,{'fox ' * 250_000},3\n")
-    columns = Columns({"quality": ScoreColumn("mos", 1, 5)}, prompt="prompt")
+    columns = TableColumns({"quality": ScoreColumn("mos", 1, 5)}, prompt="prompt")
     (rating,) = read_table(path, columns, Findings(path))
     assert rating.mos == {"quality": 50.0} and len(rating.prompt or "") == 1_000_000
 
@@ -38,6 +38,6 @@ def test_a_score_that_is_no_number_is_a_problem_of_its_line(tmp_path, score):
     path = tmp_path / "t.csv"
     path.write_text(f"image,mos\na.png,{score}\nb.png,3\n")
     findings = Findings(path)
-    ratings = read_table(path, Columns({"quality": ScoreColumn("mos", 1, 5)}), findings)
+    ratings = read_table(path, TableColumns({"quality": ScoreColumn("mos", 1, 5)}), findings)
     assert [rating.image for rating in ratings] == ["b.png"]
     assert findings.problems == [(2, f"mos {score!r} is not a number")]
