@@ -78,7 +78,7 @@ def test_a_client_that_asks_again_has_its_picture_encoded_once(client, tiny, mon
     [
         (" ", [], "question is empty"),
         ("x" * 501, [], "at most 500"),
-        ("Why?", [["a"]], "no .question, answer. pair"),
+        ("Why?", [["a"]], "not a .question, answer. pair"),
     ],
 )
 def test_a_bad_question_or_history_ends_in_a_sentence(client, question, history, sentence):
