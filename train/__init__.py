@@ -4,7 +4,7 @@ import os
 
 from mint_iqa.quiet import silence_bitsandbytes
 
-# Without it MKL rounds by where in memory a matrix lies, and a run that was resumed would end with other
-# weights than one that was not. Read at the first product of matrices; costs nothing that could be measured.
+# Without it MKL's rounding depends on where in memory a matrix lies, so a resumed run would end with other
+# weights than an uninterrupted one. Read at the first matrix product; costs no measurable time.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 silence_bitsandbytes()  # transformers' Trainer and peft look for it

@@ -1,4 +1,4 @@
-"""The projection of pictures into the sentence encoder's space, learned from captions on frozen features.
+"""Learns the projection of pictures into the sentence encoder's space, from captions on frozen features.
 
     python -m train.align configs/nano/align.yaml
 
@@ -86,7 +86,7 @@ def retrieval(projection: nn.Module, pooled: Tensor, captions: Tensor) -> str:
 
 
 def align(recipe: Align) -> None:
-    """Run the recipe: OUTPUT/model. MintIQAError where nothing is left to learn from."""
+    """Run the recipe: OUTPUT/model. MintIQAError if nothing is left to learn from."""
     start, output = Path(recipe.start), Path(recipe.output)
     kept = held_out(start)
     model = MintIQAModel.from_pretrained(start / "model", dtype=torch.float32).eval()

@@ -53,7 +53,7 @@ Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
 
 @dataclass
 class ClipAgiqaRecipe(Optimization):
-    """The defaults are the paper's. What is said of steps is meant for each round."""
+    """The defaults are the paper's. Numbers of steps are per round."""
 
     output: str = "runs/clip_agiqa"
     trains: list[str] = field(default_factory=lambda: ["(auxiliary|target)"])
@@ -166,7 +166,7 @@ class ClipAgiqaTrainer(PlanTrainer):
 
 
 class AfterEachEpoch(TrainerCallback):
-    """Scores the pictures kept apart, and keeps the model that is the best on those that validate."""
+    """Scores the held-out pictures, and keeps the model that is best on the validation part."""
 
     def __init__(self, model: ClipAgiqa, steps: int, folder: Path, judge: Judge) -> None:
         self.model, self.steps, self.folder, self.judge = model, steps, folder, judge
@@ -178,7 +178,7 @@ class AfterEachEpoch(TrainerCallback):
 
 
 def keep(folder: Path, epoch: int, model: ClipAgiqa, scores: dict[str, list[float]]) -> None:
-    """Write an epoch's scores, and the model if no epoch before was better; the first process does."""
+    """Write an epoch's scores, and the model if it is the best so far; only the first process writes."""
     if rank() == 0:
         with writing(folder):
             write_epoch(folder, epoch, scores)
@@ -203,7 +203,7 @@ def judge(
 
 
 def in_turns(own: list[float]) -> list[float]:
-    """Everyone's values, one of each process in turn."""
+    """The values of all processes, one of each in turn."""
     if processes() == 1:
         return own
     parts: list[list[float]] = [[] for _ in range(processes())]
@@ -212,7 +212,7 @@ def in_turns(own: list[float]) -> list[float]:
 
 
 def build(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
-    """An untrained model; MintIQAError if the recipe's backbone can't be loaded or takes no prompts."""
+    """An untrained model; MintIQAError if the recipe's backbone can't be loaded or can't take prompts."""
     backbone = load_backbone(recipe.backbone)
     towers = towers_of(backbone)
     config = ClipAgiqaConfig(
@@ -263,8 +263,8 @@ def train_round(
 
 
 def forget_epochs(folder: Path, after: int) -> None:
-    """Remove the scores of epochs that are yet to come, which a killed run may have left: the best one would
-    be looked for among them as well."""
+    """Remove the scores of later epochs, which a killed run may have left: the best epoch would
+    be chosen among them too."""
     for path in folder.glob("epoch*.json") if rank() == 0 else ():
         if int(path.stem.removeprefix("epoch")) > after:
             path.unlink()
@@ -293,7 +293,7 @@ def train(recipe: ClipAgiqaRecipe, resume: bool = False, deepspeed: Path | None 
     for number in range(recipe.rounds):
         train_round(recipe, rows, number, resume, deepspeed)
         if processes() > 1:
-            dist.barrier()  # before one looks at what another may still write
+            dist.barrier()  # before one reads what another may still write
     if rank() == 0:
         write_whole(Path(recipe.output) / "recipe.json", json.dumps(asdict(recipe), indent=2))
         print("\n".join(report(Path(recipe.output))))

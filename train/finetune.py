@@ -1,4 +1,4 @@
-"""Your own ratings: the scores of a finished model led towards them, in one command.
+"""Moves the scores of a finished model towards your own ratings, in one command.
 
     python -m train.finetune configs/nano/finetune.yaml --set ratings=ratings.csv output=runs/mine
     mint-iqa score picture.png --model runs/mine
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 FEWEST = 10  # ratings; below, cross-validation hardly tells a better head from a worse one
 FEWEST_GROUPS = 3
-FEWEST_TESTS = 3  # that a correlation can be taken of
+FEWEST_TESTS = 3  # for a correlation
 REPORT = "finetune.json"
 
 
@@ -56,7 +56,7 @@ class Finetune:
 
 
 def finetune(recipe: Finetune) -> Path:
-    """Run the recipe; the folder of the new model. MintIQAError where there is nothing to learn from."""
+    """Run the recipe; the folder of the new model. MintIQAError if there is nothing to learn from."""
     output = Path(recipe.output)
     if output.exists():
         raise MintIQAError("output_exists", f"{output} exists already: delete it, or choose another output.")
@@ -79,7 +79,7 @@ def finetune(recipe: Finetune) -> Path:
 
 
 def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
-    """The pictures that have a rating; MintIQAError where there are some, but nothing to learn from."""
+    """The rated pictures; MintIQAError if there are some, but nothing to learn from."""
     targets = ratings.targets(name)
     rows = np.flatnonzero(~np.isnan(targets))
     learned = rows[~ratings.held_out()[rows]]
@@ -120,11 +120,11 @@ class ScoreCase:
     test: NDArray[np.bool_]
 
     def final(self) -> tuple[Adjustment, float | None]:
-        """What is learned from all that may be learned from."""
+        """The adjustment learned from all training rows."""
         return self._learn(~self.test)
 
     def figures(self) -> dict[str, object]:
-        """Before and after, on pictures that were not learned from: the test, or else each fold in turn."""
+        """Before and after, on pictures that were not learned from: the test part, or each fold in turn."""
         own_test = int(self.test.sum()) >= FEWEST_TESTS
         rows = np.flatnonzero(self.test == own_test)
         after = np.zeros(len(self.wanted))
@@ -203,7 +203,7 @@ def save(
     """The start's folder with the changed weights; all other weights keep their bytes."""
     try:
         with written_whole(output) as folder:
-            left_out = shutil.ignore_patterns("README.md", REPORT)  # they speak of another model
+            left_out = shutil.ignore_patterns("README.md", REPORT)  # they describe another model
             shutil.copytree(start, folder, ignore=left_out, dirs_exist_ok=True)
             for path in sorted(folder.glob("*.safetensors")):
                 state = load_file(path)

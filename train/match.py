@@ -1,4 +1,4 @@
-"""How prompts are held against pictures: the last step of the scores, from what a finished model says.
+"""Learns how prompts are compared with pictures: the last step of the scores, on a finished model's vectors.
 
     python -m train.match configs/nano/match.yaml
 
@@ -8,8 +8,8 @@ of these reach, a prompt is likely to be another picture's, and correspondence f
 changes, and all other weights keep their bytes. Photographs keep what was learned for them by taking part.
 The prompts that the run kept out stay out.
 
-The pictures are gone through once, and what is said of them is kept in OUTPUT/vectors.safetensors: 20 minutes
-on 2 cores, a minute from then on.
+The pictures are encoded once, and their vectors are kept in OUTPUT/vectors.safetensors: 20 minutes on
+2 cores, a minute from then on.
 """
 
 import hashlib
@@ -47,13 +47,13 @@ from train.engine.parameters import alignment_of
 from train.engine.recipes import HeldOut, Match
 
 BATCH = 8
-SHOWN_FROM = 0.6  # human alignment, 0..1, from which a picture shows its prompt
+SHOWN_FROM = 0.6  # human alignment, 0..1, from which a picture counts as showing its prompt
 VECTORS = "vectors.safetensors"
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures and what may be said of them. vectors: unit, float[N, Dt]; texts: for each the number of its
+    """Pictures and their texts. vectors: unit, float[N, Dt]; texts: for each the number of its
     own, int[N, R]; sentences: unit, float[M, Dt]; shown: how well it shows them, 0..1, float[N]."""
 
     vectors: Tensor
@@ -92,7 +92,7 @@ def learn(
 ) -> tuple[Tensor, float, dict[str, float]]:
     """The map, the knee, and how well prompts were told from unrelated ones by fits without their fold.
 
-    fold int[N]; unrelated int[N, U]: numbers of sentences that say nothing of the picture.
+    fold int[N]; unrelated int[N, U]: numbers of sentences that do not describe the picture.
     """
     show = generated.shown >= SHOWN_FROM
     found: dict[float, tuple[float, float]] = {}
@@ -121,7 +121,7 @@ def learn(
 
 @torch.inference_mode()
 def image_vectors(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str]) -> Tensor:
-    """What the model says of pictures in the sentence space, float[N, Dt], as it does in use."""
+    """The model's vectors of pictures in the sentence space, float[N, Dt], computed as in use."""
     starts = tqdm(range(0, len(paths), BATCH), desc="Pictures", disable=None)
     images = ([read_image(path).rgb for path in paths[start : start + BATCH]] for start in starts)
     seen = encode(model, map(processor.pixel_values, images))
@@ -171,7 +171,7 @@ def unrelated_texts(
 
 
 def learn_from_pictures(model: MintIQAModel, start: HeldOut, file: Path, settings: Match) -> dict[str, float]:
-    """Teach the model from what its start trained on of AGIQA-3K and Flickr8k; what `learn` found."""
+    """Teach the model on the part of AGIQA-3K and Flickr8k that its start trained on; what `learn` found."""
     processor = MintIQAProcessor.from_config(model.config, folder_of(model))
     root = sets.data_root()
     everything = sets.agiqa3k(root)
@@ -220,9 +220,9 @@ def prompt_map_of(model: MintIQAModel) -> nn.Linear:
 
 
 def prepared(folder: Path) -> MintIQAModel:
-    """The model in `folder`, ready to learn it; what it may have learned before is forgotten.
+    """The model in `folder`, ready to learn the map; an earlier map is reset.
 
-    MintIQAError where it has no sentence space.
+    MintIQAError if it has no sentence space.
     """
     start = MintIQAModel.from_pretrained(folder, dtype=torch.float32).eval()
     if start.alignment is None:
@@ -242,10 +242,10 @@ def is_learned(name: str) -> bool:
 
 
 def save(model: MintIQAModel, output: Path) -> None:
-    """The start's folder with one shard more, in place of what is there; other weights keep their bytes."""
+    """Write the start's folder with one more shard, replacing what is there; other weights don't change."""
     learned = {k: v.half().contiguous() for k, v in model.state_dict().items() if is_learned(k)}
     with written_whole(output) as folder:
-        left_out = shutil.ignore_patterns("README.md")  # it speaks of another model
+        left_out = shutil.ignore_patterns("README.md")  # it describes another model
         shutil.copytree(folder_of(model), folder, ignore=left_out, dirs_exist_ok=True)
         before = [path for path in sorted(folder.glob("model*.safetensors")) if _others_left(path)]
         new = folder / "model-learned.safetensors"
@@ -267,7 +267,7 @@ def save(model: MintIQAModel, output: Path) -> None:
 
 
 def _others_left(path: Path) -> bool:
-    """Take what was learned before out of a shard; whether anything else is in it."""
+    """Remove an earlier map from a shard; whether the shard holds anything else."""
     state = load_file(path)
     others = {name: tensor for name, tensor in state.items() if not is_learned(name)}
     if len(others) < len(state):

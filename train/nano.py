@@ -1,4 +1,4 @@
-"""All steps of nano in order: what is finished is skipped, what was cut off continues.
+"""Runs all steps of nano in order: finished ones are skipped, interrupted ones continue.
 
     python -m train.nano            # about 3 hours on 2 cores, with the pictures under $MINT_IQA_DATA
     python -m train.nano --plan     # the list of steps, and what is done already
@@ -35,8 +35,8 @@ RECORD = RUNS / "nano.json"
 class Step:
     """name: of the step, its folder in runs/ and its recipe; module and arguments: its command.
 
-    writes: what is there once it is finished; None: pictures in the user cache. minutes: on 2 cores. figure:
-    how the line begins in which the command says how well it went.
+    writes: a file that exists once the step is finished; None: pictures in the user cache. minutes: on 2
+    cores. figure: how the line begins in which the command says how well it went.
     """
 
     name: str
@@ -80,7 +80,7 @@ STEPS = (
 
 
 def plan() -> Iterator[str]:
-    """One line a step: its number, name, command, where it writes, and its minutes on 2 cores."""
+    """One line per step: its number, name, command, where it writes, and its minutes on 2 cores."""
     width = max(len(step.command) for step in STEPS)
     for number, step in enumerate(STEPS, 1):
         place = f"{number}/{len(STEPS)}  {step.name:<8}"
@@ -92,12 +92,12 @@ def is_finished(step: Step, image_size: int) -> bool:
 
 
 def settings_of(step: Step, overrides: Sequence[str]) -> list[str]:
-    """The step's own among overrides of the form STEP.KEY=VALUE."""
+    """The overrides of this step among all of the form STEP.KEY=VALUE."""
     return [text.removeprefix(f"{step.name}.") for text in overrides if text.startswith(f"{step.name}.")]
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """MintIQAError for an override of a step that there is not, or that reads no recipe."""
+    """MintIQAError for an override of a step that doesn't exist or has no recipe."""
     with_recipe = [step.name for step in STEPS if step.arguments and step.arguments[0].endswith(".yaml")]
     for text in overrides:
         if text.split(".")[0] not in with_recipe or "=" not in text:
@@ -108,7 +108,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def run(overrides: Sequence[str]) -> None:
-    """Every step that is not finished, in order; MintIQAError where one fails."""
+    """Run every unfinished step, in order; MintIQAError if one fails."""
     check_overrides(overrides)
     pretrain = settings_of(STEPS[1], overrides)
     image_size = image_size_of(read_settings(Stage1, STEPS[1].arguments[0], pretrain).model)
@@ -132,7 +132,7 @@ def run(overrides: Sequence[str]) -> None:
 def follow(command: Sequence[str], step: Step) -> str:
     """Run a command and show what it prints; the last line that begins as its figure does, or "".
 
-    MintIQAError where it fails.
+    MintIQAError if it fails.
     """
     figure = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

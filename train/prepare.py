@@ -24,7 +24,7 @@ def build_all(image_size: int) -> None:
 
 
 def image_size_of(model: str) -> int:
-    """Pixels that a model sees: of a config file, else nano's."""
+    """The image size of a config file, or nano's."""
     if Path(model).suffix != ".json":
         return NANO_SIZE
     return int(MintIQAConfig(**json.loads(read_bytes(Path(model)))).processor["image_size"])

@@ -2,7 +2,7 @@
 
     python -m train.release runs/explain runs/release
 
-Measures what pictures the model is familiar with (for the warning on unfamiliar ones) and writes fp16
+Measures which pictures are familiar to the model (for the warning on unfamiliar ones) and writes fp16
 weights in shards below 95 MB, and the LoRA adapter.
 """
 

@@ -87,12 +87,14 @@ class ScoreLearner(Learner):
 
     def _score(self, encoded: EncodedImage, ids: Tensor, mask: Tensor) -> ScoreOutput:
         """`model.score`, with the frozen sentence vectors remembered: prompts come again every epoch."""
-        if self.model.alignment is None or processes() > 1:  # sharing weights, all must call the same modules
+        if (
+            self.model.alignment is None or processes() > 1
+        ):  # processes that share weights must all call the same modules
             return self.model.score(encoded, ids, mask)
         keys = [tuple(row[:n]) for row, n in zip(ids.tolist(), mask.sum(dim=1).tolist(), strict=True)]
         for i, key in enumerate(keys):
             if key not in self.sentences:
-                # One by one: in a batch its last bits are its neighbors', and a resumed run has others.
+                # One by one: in a batch the last bits depend on the neighbors, and a resumed run has others.
                 part = slice(i, i + 1), slice(len(key))
                 self.sentences[key] = self.model.alignment.encode_text(ids[part], mask[part])[0]
         return self.model.score(encoded, ids, mask, torch.stack([self.sentences[key] for key in keys]))
@@ -122,7 +124,7 @@ class ScoreLearner(Learner):
 
         image_vectors float[b, Dt] of this process; rows int[B] of the whole batch, -1 for no photograph.
         """
-        assert self.captions is not None  # or there is nothing to contrast
+        assert self.captions is not None  # otherwise there is nothing to contrast
         self.captions = self.captions.to(rows.device)
         used = rows >= 0
         image = whole_batch(image_vectors)[used]
@@ -161,7 +163,7 @@ def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:
 
 
 def learner_of(recipe: Stage1) -> tuple[ScoreLearner, MintIQAProcessor]:
-    """The start of the run: the same weights whenever it is called, and what the recipe names trains."""
+    """The model at the start of the run, always with the same weights; what the recipe names trains."""
     set_seed(recipe.seed)
     model, processor = load_model(recipe.model)
     scorer = ScoreLearner(model, recipe)
@@ -181,7 +183,7 @@ def train(recipe: Stage1, resume: bool = False, deepspeed: Path | None = None) -
     learned = run_to_end(trainer, checkpoint)
     folder = Path(recipe.output) / "model"
     if rank() == 0:
-        finished, processor = learner_of(recipe)  # what didn't train is again that of the start, to the bit
+        finished, processor = learner_of(recipe)  # untrained weights are again those of the start, to the bit
         restore(finished, learned)
         shutil.rmtree(folder, ignore_errors=True)
         print(f"{FIGURE}{trainer.last_loss()}", flush=True)

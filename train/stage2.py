@@ -49,7 +49,7 @@ GROUNDING_SCALE = 10.0  # of the cosines: at 1 six words could never be told apa
 
 
 class Explainer(Learner):
-    """Both halves under one roof, as the Trainer drives it: instructions -> the parts of their loss."""
+    """Model and LLM as one module for the Trainer: instructions -> the parts of their loss."""
 
     def __init__(self, model: MintIQAModel, language: LanguageModel, recipe: Stage2) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Explainer(Learner):
         mask = (torch.arange(embeds.shape[1], device=embeds.device) < lengths.unsqueeze(1)).long()
         causal = self._causal()
         hidden = causal.model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
-        # Logits at the answer's positions alone: the vocabulary is what costs.
+        # Logits at the answer's positions only: the vocabulary is what costs.
         wanted = torch.cat(
             [hidden[i, len(p) - 1 : len(r)] for i, (p, r) in enumerate(zip(prefixes, rows, strict=True))]
         )
@@ -105,7 +105,7 @@ class Explainer(Learner):
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def soft_tokens(self, inputs: dict[str, Any]) -> Tensor:
-        """float[B, Q2, Dl]: what the LLM sees of each picture; zeros where it is to answer without."""
+        """float[B, Q2, Dl]: soft tokens of each picture; zeros where the LLM must answer without them."""
         encoded = self.model.encode_image(inputs["pixel_values"])
         scored = self.model.score(encoded, inputs["prompt_ids"], inputs["prompt_mask"])
         soft = self.model.soft_prompt(
@@ -115,9 +115,9 @@ class Explainer(Learner):
 
 
 def language_to_teach(config: MintIQAConfig, recipe: Stage2) -> LanguageModel:
-    """The LLM that the recipe or else the config names, frozen, with the recipe's LoRA.
+    """The LLM that the recipe names, or else the config, frozen, with the recipe's LoRA.
 
-    MintIQAError where it is of another width than the model's soft tokens.
+    MintIQAError if its width differs from that of the model's soft tokens.
     """
     wanted = recipe.language
     settings = {"dtype": getattr(torch, wanted.dtype)}
@@ -139,7 +139,7 @@ def folder_of(recipe: Stage2) -> Path:
 
 
 def adapter_of(recipe: Stage2) -> Path | None:
-    """The LoRA adapter that a `start` brings. MintIQAError where that is a whole LLM."""
+    """The LoRA adapter of a `start`. MintIQAError if it has a whole LLM instead."""
     own = folder_of(recipe) / "language"
     if not recipe.start or not own.is_dir():
         return None
@@ -185,7 +185,7 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
 def data_of(
     recipe: Stage2, told: Samples | None, explainer: Explainer, processor: MintIQAProcessor
 ) -> tuple[InstructionSet, FileInstructions | None]:
-    """What the run reads, in order, and what its loss is only measured on. told: the recipe's own data."""
+    """Training examples in order, and validation examples. told: the recipe's own data."""
     explainer.model.eval()
     if told is None:
         return drawn(recipe, explainer, processor), None
@@ -194,7 +194,7 @@ def data_of(
 
 
 def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> StoredInstructions:
-    """Pictures of stage 1's own training split, and answers that are true of them."""
+    """Pictures of stage 1's own training split, with true answers."""
     sources = read_sources(processor.image_size)
     first = held_out(Path(recipe.stage1))
     rows = split(sources.human, first).train.tolist()
@@ -236,7 +236,7 @@ def parameter_groups(explainer: Explainer, recipe: Stage2) -> list[dict[str, Any
 
 def train(recipe: Stage2, resume: bool = False, deepspeed: Path | None = None) -> Path:
     """Run the recipe; the folder of the whole model, both stages."""
-    # First, since it takes a second to find a broken line, and ten to load the models.
+    # First: a broken line is found in a second, and loading the models takes ten.
     told = read_samples(recipe.instructions, recipe.images) if recipe.instructions else None
     checkpoint = begin(recipe, resume)
     if recipe.threads:

@@ -1,4 +1,4 @@
-"""Fresh heads and every block of the tower, tuned together from the pixels: the scores that ship.
+"""Tunes fresh heads and every block of the tower together, from the pixels: the scores that ship.
 
     python -m train.tune configs/nano/tune.yaml
     python -m train.tune configs/nano/tune.yaml --set test_fold=1 output=runs/fold1
@@ -33,7 +33,7 @@ from train.heads.tuned import run
 def tune(recipe: Tune) -> None:
     """Run the recipe: OUTPUT/model. It continues from its last pass where it was stopped.
 
-    MintIQAError where the output holds another run, or the recipe keeps out what there is not.
+    MintIQAError if the output holds another run, or the recipe keeps out something that doesn't exist.
     """
     output = Path(recipe.output)
     _check(recipe, output)

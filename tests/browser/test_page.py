@@ -8,7 +8,6 @@ import jsonschema
 import pytest
 from playwright.sync_api import Page, expect
 
-from mint_iqa.assessor import Assessor
 from mint_iqa.records import schema
 from mint_iqa.vocabulary import LEVELS
 from tests.browser.conftest import EXAMPLES, serve
@@ -281,8 +280,7 @@ def test_nothing_of_gradio_is_advertised(page):
     assert not re.search("gradio", page.locator("body").inner_text(), re.IGNORECASE)
 
 
-def test_nano_explains_a_blurred_picture_end_to_end(open_page, tmp_path):
-    nano = Assessor.from_pretrained("nano", device="cpu")
+def test_nano_explains_a_blurred_picture_end_to_end(nano, open_page, tmp_path):
     with serve(nano, tmp_path) as address:
         page = open_page(address)
         page.set_default_timeout(60_000)

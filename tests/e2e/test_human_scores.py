@@ -11,7 +11,7 @@ from train.data.sets import split
 from train.engine.recipes import Stage1
 
 pytestmark = pytest.mark.data
-PICTURES = 90
+PICTURES = 48
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """What the README, the notebook and the docs on Python and the command line show works as it stands there.
 
-The first command and the first example run as processes of their own. The others run here, with one nano for
-all of them: starting torch takes longer than what most of them do.
+The first command runs as a process of its own. The others run here, with one nano for all of them: starting
+torch takes longer than what most of them do.
 """
 
 import importlib.util
@@ -89,8 +89,10 @@ def run_here(line, capsys):
     assert cli.main(words[1:]) == 0, capsys.readouterr().err
 
 
-def test_the_python_example_runs(folder):
-    assert "quality=" in run_as_process([sys.executable, "-c", block(README, "From Python")])
+@pytest.mark.usefixtures("folder", "shared")
+def test_the_python_example_runs(capsys):
+    exec(block(README, "From Python"), {})
+    assert "quality=" in capsys.readouterr().out
 
 
 def test_the_first_command_runs(folder):

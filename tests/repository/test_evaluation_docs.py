@@ -55,6 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Pat
     monkeypatch.setattr(Assessor, "from_pretrained", lambda *_, **__: tiny)
     monkeypatch.setattr(sets, "agiqa3k", lambda root: human_rows(tmp_path))
     monkeypatch.setattr(agreement, "BOOTSTRAP_SAMPLES", 10)
+    monkeypatch.setattr(agreement, "ROUNDS", 3)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.memory import Way, computed_bytes, full_table, weight_bytes
+from benchmarks.memory import Format, computed_bytes, full_table, weight_bytes
 from mint_iqa import cli
 from mint_iqa.language.loading import load_llm, placement
 from tests import published, tiny_llms, tiny_sources
@@ -74,4 +74,4 @@ def test_computed_sizes_are_those_in_memory(tmp_path, kind, dtype):
     words.save_pretrained(tmp_path)
     settings = placement(kind, None, torch.device("cpu"), getattr(torch, dtype))
     model, _ = load_llm(tmp_path, {"dtype": getattr(torch, dtype), **settings})
-    assert weight_bytes(model) == pytest.approx(computed_bytes(llm, Way(dtype, kind)), rel=0.01)
+    assert weight_bytes(model) == pytest.approx(computed_bytes(llm, Format(dtype, kind)), rel=0.01)

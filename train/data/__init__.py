@@ -1,1 +1,1 @@
-"""What training learns from, and in which order."""
+"""The data of training, and its order."""

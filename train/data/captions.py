@@ -40,7 +40,7 @@ def caption_bank(
             with autocast(model.device.type):
                 vectors |= dict(zip(batch, alignment.encode_text(ids, mask).cpu(), strict=True))
         bank = torch.stack([torch.stack([vectors[t] for t in five]) for five in texts])
-        # Under its name only when it is whole, whatever kills the process.
+        # Renamed when complete, so that a killed process leaves no half file.
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
         with writing(path):
             save_file({"captions": bank}, temporary)

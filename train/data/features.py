@@ -1,9 +1,9 @@
-"""What a frozen tower and Q-Former 1 say of the training pictures, computed once for every fold.
+"""Features of the training pictures by a frozen tower and Q-Former 1, computed once for all folds.
 
 One row per look: a picture with its own prompt, and with a second one (none, one word exchanged, or another
 picture's). Second prompts of AGIQA-3K pictures come from the picture's own fold of five, so that no test
 prompt is ever seen in training, whichever fold is kept out. Features lie beside their model, in parts: a
-stopped computation continues with the part that it was at. 40 minutes on 2 cores.
+stopped computation continues with its unfinished part. 40 minutes on 2 cores.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ from train.engine.checkpoints import held_out, writing
 from train.engine.parameters import alignment_of
 from train.engine.precision import autocast
 
-# Of AGIQA-3K's four twins a picture all but the small one.
+# All of AGIQA-3K's four twins per picture except the small one.
 KEPT_TWINS = (0, 2, 3, 4)
 NO_PROMPT_SHARE = 0.25  # of second prompts
 BATCH = 32
@@ -39,7 +39,7 @@ DrawnLook = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
 
 @torch.inference_mode()
 def encode(model: MintIQAModel, batches: Iterable[Tensor], half: bool = False) -> Iterator[EncodedImage]:
-    """Batches of pixel_values float[B, 3, H, W] -> what the tower says of them for scoring.
+    """Batches of pixel_values float[B, 3, H, W] -> the tower's outputs for scoring.
 
     half: under `autocast`, for pictures that are only learned from.
     """
@@ -100,7 +100,7 @@ def features_of(
 
 
 def targets(looks: list[DrawnLook]) -> dict[str, Tensor]:
-    """What is known of the looks: where their pixels are (`SETS`, row there), targets, source."""
+    """The known facts about the looks: where their pixels are (`SETS`, row there), targets, source."""
     examples = [e for e, _, _ in looks]
     return {
         "set": torch.tensor([SETS.index(e.pixels[0]) for e in examples]),
@@ -115,7 +115,7 @@ def targets(looks: list[DrawnLook]) -> dict[str, Tensor]:
 
 
 def load_features(run: Path, photographs: int) -> dict[str, Tensor]:
-    """Every look of the run's model, real numbers as float32; what is missing is computed first.
+    """Every look by the run's model, real numbers as float32; missing parts are computed first.
 
     photographs: of Flickr8k, the first; those that the run keeps out are left out here too. Parts of another
     model or of other pictures are computed anew. MintIQAError where the run or the pictures are missing.
@@ -133,7 +133,7 @@ def load_features(run: Path, photographs: int) -> dict[str, Tensor]:
 
 
 def _origin(path: Path) -> dict[str, str] | None:
-    """What the features in a file were made of; None where there is none."""
+    """The digest of what a file's features were made from; None without one."""
     if not path.is_file():
         return None
     with safe_open(path, "pt") as file:
@@ -146,7 +146,7 @@ def _compute(run: Path, paths: list[Path], origin: dict[str, str], photographs: 
     sources = read_sources(processor.image_size)
     looks = draw_looks(sources, photographs)
     for part, path in enumerate(paths):
-        with FileLock(path.with_suffix(".lock")):  # of several processes one computes it
+        with FileLock(path.with_suffix(".lock")):  # one of several processes computes it
             if _origin(path) == origin:
                 continue
             own = looks[part::PARTS]

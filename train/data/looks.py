@@ -1,4 +1,4 @@
-"""What stage 1 looks at, in which order: a list of examples drawn once from a seed.
+"""The examples of stage 1 in their order: a list drawn once from a seed.
 
 The whole run is one pass over this list, so a resumed run sees exactly what an uninterrupted one sees, and
 the same seed gives the same batches on any machine.
@@ -54,7 +54,7 @@ class Example:
 
 @dataclass
 class KnownPicture:
-    """What is known of one training picture before a look is drawn."""
+    """One training picture, before a look at it is drawn."""
 
     pixels: tuple[str, int]
     row: Row
@@ -102,12 +102,12 @@ def _rows(sources: Sources, name: str, used: set[int]) -> list[tuple[int, Row]]:
 
 
 def picture_of(sources: Sources, name: str, row: Row, index: int) -> KnownPicture:
-    """What is known of picture `index` of set `name`."""
+    """Picture `index` of set `name`."""
     return (_human if name == "agiqa3k" else _photograph)(sources, row, index)
 
 
 def _repeat(items: list[KnownPicture], times: float, rng: np.random.Generator) -> list[KnownPicture]:
-    """Every item `times` times on average, none more than once more often than another."""
+    """Every item `times` times on average; counts differ by one at most."""
     count = round(times * len(items))
     passes = [rng.permutation(len(items)) for _ in range(count // len(items) + 1)] if items else []
     return [items[i] for i in np.concatenate(passes)[:count]] if count else []
@@ -135,7 +135,7 @@ def _photograph(sources: Sources, row: Row, index: int) -> KnownPicture:
 
 
 def _rated(ratings: Ratings, index: int) -> KnownPicture:
-    """One of your own pictures: what nobody rated is unknown, and so are its faults."""
+    """One of your own pictures: scores without a rating are unknown, and so are its faults."""
     record = ratings.records[index]
     scores = {name: mos / 100 for name, mos in record.mos.items()}
     prompts, row = [record.prompt or ""], Row(index, CLEAN)
@@ -175,7 +175,7 @@ def look(
     """
     which = int(rng.integers(len(picture.prompts)))
     prompt = picture.prompts[which]
-    # What a fault does to correspondence nobody measured: before it, a caption fitted as captions do.
+    # Nobody measured what a fault does to correspondence: a faulted photograph still matches its caption.
     known = picture.scores.get("correspondence", NAN)
     if picture.row.fault and np.isnan(known):
         known = MATCHING_CAPTION
@@ -208,7 +208,7 @@ def _second_look(
         return "", NAN
     if draw < no_prompt_share + 0.2 and (exchange := exchange_word(prompt, rng)):
         return exchange.prompt, correspondence * EXCHANGED_SHARE
-    # Where nobody rated the right prompt, low scores of wrong ones would be all that is learned.
+    # Without a rating of the right prompt, only low scores of wrong ones would be learned.
     return unrelated_prompt(prompt, pool, rng), NAN if np.isnan(correspondence) else UNRELATED_SCORE
 
 

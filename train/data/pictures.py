@@ -3,7 +3,7 @@
     python -m train.prepare            # $MINT_IQA_DATA, default ../shared; 3 minutes on 2 cores, 11 GB
 
 Faults are applied at the picture's own size, before the resize that the model sees, because a blur or a JPEG
-block is a matter of pixels. Nothing is ever regenerated during training, so the loader costs no compute.
+block has a size in pixels. Nothing is ever regenerated during training, so the loader costs no compute.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ CLEAN = "clean"
 
 
 def stored_side(image_size: int) -> int:
-    """Pixels a side of stored pictures for a model that sees `image_size`.
+    """Side of stored pictures, in pixels, for a model that sees `image_size`.
 
     A twentieth more, and 12 at least: room for random crops at nearly the test scale.
     """
@@ -90,7 +90,7 @@ def build(
 ) -> None:
     """Write `name`.npy and `name`.json into the cache; a finished pair of the same files is left as it is.
 
-    Of several processes that want the same one builds and the others wait.
+    If several processes need it, one builds it and the others wait.
     """
     folder = pictures_folder(image_size)
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def build(
 
 
 def are_stored(image_size: int) -> bool:
-    """Whether the training pictures of both sets are there, of the files that are there now."""
+    """Whether the training pictures of both sets are stored, made from today's files."""
     folder = pictures_folder(image_size)
     return all(_stored(folder, name).get("made_of") == made_of(paths_of(name)) for name in SETS)
 
@@ -113,7 +113,7 @@ def made_of(paths: Sequence[str]) -> str:
 
 
 def _stored(folder: Path, name: str) -> dict[str, Any]:
-    """made_of and rows of stored pictures; empty where they are not there, or of a form before this one."""
+    """made_of and rows of stored pictures; empty if they are missing or in an older format."""
     path = folder / f"{name}.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
@@ -127,7 +127,7 @@ def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str
     with writing(file):
         pixels = np.lib.format.open_memmap(file, "w+", np.uint8, (count, side, side, 3))
         if hasattr(os, "posix_fallocate"):  # not on macOS
-            # Now, or a disk that fills up kills the process where it writes a page.
+            # Reserve the space now: a disk that fills up later kills the process as it writes a page.
             with file.open("rb+") as opened:
                 os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
     jobs = [(fit, i, path, kinds, seed) for i, path in enumerate(paths)]
@@ -140,7 +140,7 @@ def _build(folder: Path, name: str, fit: Fit, paths: list[str], kinds: tuple[str
     pixels.flush()
     with writing(folder):
         found = {"made_of": made_of(paths), "rows": rows}
-        write_whole(folder / f"{name}.json", json.dumps(found))  # last: it says that the pixels are whole
+        write_whole(folder / f"{name}.json", json.dumps(found))  # last: it marks the pixels as complete
 
 
 def kept_quality(fault: str, level: int) -> float:
@@ -153,7 +153,7 @@ def load(
 ) -> tuple[NDArray[np.uint8], list[Row]]:
     """Pixels and their table, for a model that sees `image_size`.
 
-    MintIQAError where they were not built, or from other files than `paths`.
+    MintIQAError if they were not built, or were built from other files than `paths`.
     """
     folder = pictures_folder(image_size)
     stored = _stored(folder, name)

@@ -1,4 +1,4 @@
-"""Stage 2's examples: a picture, its scores in words, a question, and the answer that the truth gives it."""
+"""Stage 2's examples: a picture, its scores in words, a question, and the true answer."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ KIND_SHARES = {
     "what_faults": 0.09, "how_bad": 0.05, "what_to_change": 0.06, "is_it_the_prompt": 0.04,
     "number_meaning": 0.02, "unanswerable": 0.02, "compare": 0.02,
 }  # fmt: skip
-# What the picture is: faults are drawn evenly, or darkness, which people hardly mind below level 4, would be
-# one example in thirty. Pictures without a visible fault all look alike to the LLM, so few of them do.
+# The picture of an example. Faults are drawn evenly, or darkness, which people hardly mind below level 4,
+# would be one example in thirty. Few pictures have no visible fault: those look all alike to the LLM.
 PICTURE_SHARES = {
     "clean": 0.2, "unsure": 0.08, "faint": 0.05, "malformation": 0.12,
     "blur": 0.11, "noise": 0.11, "compression": 0.11, "darkness": 0.11, "pixelation": 0.11,
@@ -94,8 +94,8 @@ _Pool = list[tuple[tuple[str, int], Row, Sequence[tuple[FaultName, float]]]]
 
 
 def _pools(sources: Sources, human: set[int], photographs: set[int], found: Found) -> dict[str, _Pool]:
-    """Pictures by what may be said of them: "clean", "unsure" (nobody knows), "faint" (a fault too weak to be
-    named), or the name of the fault."""
+    """Pictures by what may truly be said about them: "clean", "unsure" (nobody knows), "faint" (a fault too
+    weak to be named), or the name of the fault."""
     pools: dict[str, _Pool] = {name: [] for name in PICTURE_SHARES}
     for name, used in (("agiqa3k", human), ("flickr8k", photographs)):
         for i, row in enumerate(sources.rows[name]):
@@ -173,7 +173,7 @@ def detected(severities: Sequence[float], names: Sequence[FaultName]) -> list[tu
 
 
 class InstructionSet(Dataset[Instruction]):
-    """Examples as padded token ids; where their pictures come from is for a subclass to say."""
+    """Examples as padded token ids; a subclass provides the pictures."""
 
     def __init__(
         self, examples: list[Instruction], processor: MintIQAProcessor, language: LanguageModel

@@ -79,14 +79,14 @@ class Ratings:
         return apart
 
     def groups(self) -> list[str]:
-        """What pictures of one prompt have in common; without a prompt those of one reference."""
+        """The group of a picture: its prompt, or its reference if it has no prompt."""
         return [r.prompt or pristine(r) for r in self.records]
 
     def hashes(self) -> list[str]:
         return [p.sha256 for p in self.pictures]
 
     def most_folds(self, rows: Integers) -> int:
-        """How many folds the rows could make: prompts, in whatever spelling, that share no picture."""
+        """The largest possible number of folds: prompts, spelling ignored, that share no picture."""
         groups, hashes = self.groups(), self.hashes()
         return len(unrelated_sets([groups[i] for i in rows], [hashes[i] for i in rows]))
 
@@ -100,7 +100,7 @@ def read_ratings(files: str | Sequence[str], images: str | None, columns: Mappin
     """CSV files (see `instruct_data.importers.own.read_own`) and JSON Lines that `instruct_data` wrote.
 
     images: the folder of the pictures; None for that of each file. columns: for the CSV files.
-    Raises MintIQAError for broken rows, missing pictures, and a correspondence that no prompt goes with.
+    Raises MintIQAError for broken rows, missing pictures, and a correspondence score without a prompt.
     """
     records: list[RatedImage] = []
     pictures: list[ShownPicture] = []

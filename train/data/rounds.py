@@ -13,7 +13,7 @@ from train.data.sets import LABELS
 
 
 def label(folder: Path, rows: list[dict[str, str]], parts: dict[str, Iterable[int]]) -> None:
-    """Write what the scores of a round belong to; parts: numbers of rows of validation and test, in order."""
+    """Write which pictures a round's scores belong to; parts: row numbers of validation and test."""
     kept = [
         {"part": part, "image": rows[i]["image"], "prompt": rows[i]["prompt"]}
         | {key: float(rows[i][key]) for key in LABELS.values()}

@@ -1,6 +1,6 @@
 """Stage 2's examples from instruction data: the samples that `python -m instruct_data` writes.
 
-An example shows the LLM what the Assessor will show it: the whole picture, its scores in words, and soft
+An example shows the LLM what the Assessor shows it in use: the whole picture, its scores in words, and soft
 tokens only where a fault is known or detected.
 """
 
@@ -47,14 +47,14 @@ class FileInstructions(InstructionSet):
 
 @dataclass(frozen=True)
 class Samples:
-    """What a source holds, test samples left out; pictures: one a sample."""
+    """The contents of a source without test samples; pictures: one per sample."""
 
     source: str
     samples: list[InstructionSample]
     pictures: list[ShownPicture]
 
     def digest(self) -> str:
-        """Of all that is learned from or measured on."""
+        """Of all training and validation samples."""
         digest = hashlib.sha256()
         for sample, picture in zip(self.samples, self.pictures, strict=True):
             digest.update(f"{picture.sha256} {sample.model_dump_json()}\n".encode())
@@ -88,7 +88,7 @@ def read_samples(source: str, images: str | None) -> Samples:
 def examples_of(
     read: Samples, assessor: Assessor, language: LanguageModel, passes: float, seed: int
 ) -> tuple[FileInstructions, FileInstructions]:
-    """What is learned, `passes` times over in a seeded order, and what is only measured on (may be empty)."""
+    """Training examples, `passes` times in a seeded order, and validation examples (may be empty)."""
     examples = _examples(read, assessor)
     held_out = [s.split == "validation" for s in read.samples]
     learned = [e for e, held in zip(examples, held_out, strict=True) if not held]
@@ -146,7 +146,7 @@ def _known_fault(sample: InstructionSample) -> FaultName | None:
 
 
 def _scores(sample: InstructionSample, predicted: NDArray[np.float32]) -> dict[Dimension, float | None]:
-    """The scores that the answer was written from; the model's own where it was written from none."""
+    """The scores that the answer was written from; the model's own if there were none."""
     if sample.scores:
         return {name: sample.scores.get(name) for name in DIMENSIONS}
     own: dict[Dimension, float | None] = dict(zip(DIMENSIONS, predicted.tolist(), strict=True))

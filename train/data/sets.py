@@ -1,4 +1,4 @@
-"""AGIQA-3K and Flickr8k: tables, files, folds by prompt, and what is only tested on."""
+"""AGIQA-3K and Flickr8k: tables, files, folds by prompt, and test sets."""
 
 import csv
 import hashlib
@@ -34,7 +34,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 @contextmanager
 def naming_what_is_missing() -> Iterator[None]:
-    """A file of the data sets that is missing ends in one MintIQAError."""
+    """Turn a missing data file into a MintIQAError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -93,7 +93,7 @@ def learned_of(photographs: Sequence[object], held_out: int) -> int:
 
 
 def check_fold(test_fold: int | None, folds: int) -> None:
-    """MintIQAError for a fold that isn't there: nothing would be kept out."""
+    """MintIQAError for a fold that doesn't exist: nothing would be kept out."""
     if test_fold is not None and not 0 <= test_fold < folds:
         raise MintIQAError(
             "bad_config", f"test_fold is {test_fold} of {folds} folds: give 0..{folds - 1}, or null."

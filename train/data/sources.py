@@ -1,4 +1,4 @@
-"""What stage 1 can look at, and which of it is only tested on."""
+"""The pictures of stage 1, and which of them are only tested on."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ OWN = "rated"  # the set of your own pictures
 
 @dataclass
 class Sources:
-    """Tables and pixels of everything stage 1 can look at."""
+    """Tables and pixels of all sets that stage 1 can use."""
 
     human: list[dict[str, str]] = field(default_factory=list)
     photographs: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +43,7 @@ def read_sources(image_size: int, names: Sequence[str] = SETS) -> Sources:
 
 
 def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
-    """What the recipe asks for, and nothing else need be there; your own pictures are stored on the way."""
+    """The sets that the recipe names; no others need exist. Your own pictures are stored on the way."""
     epochs = {"agiqa3k": recipe.human_epochs, "flickr8k": recipe.photograph_epochs}
     sources = read_sources(image_size, [name for name, passes in epochs.items() if passes])
     if recipe.ratings:
@@ -58,7 +58,7 @@ def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
 
 
 def _check_overlap(ratings: Ratings, human: list[dict[str, str]], recipe: Stage1) -> None:
-    """Folds are made for AGIQA-3K and for your own ratings alone: one's test may not train in the other."""
+    """MintIQAError if both sets share a prompt or picture: one's test would train in the other."""
     if not human or (recipe.test_fold is None and not ratings.held_out().any()):
         return
     groups = [*ratings.groups(), *(r["prompt"] for r in human)]

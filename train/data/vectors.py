@@ -1,7 +1,7 @@
-"""What a model's frozen part says of pictures, kept on disk by weights, picture and prompt.
+"""Outputs of a model's frozen part, cached on disk by weights, picture and prompt.
 
-One small file a picture and prompt in the user cache: whoever fits heads again, with other ratings or other
-settings, waits only for pictures that are new.
+One small file per picture and prompt in the user cache: a second fit, with other ratings or settings, waits
+only for new pictures.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ class FrozenVectors:
 
 
 def vectors_of(assessor: Assessor, pictures: Sequence[ShownPicture]) -> FrozenVectors:
-    """What the model says of each, from disk where it was asked before; MintIQAError for a bad picture."""
+    """The model's outputs for each, from disk if computed before; MintIQAError for a bad picture."""
     width = len(assessor.model.config.dimensions)
     folder = cache_root() / "frozen" / _weights(assessor)
     paths = [folder / f"{_key(picture)}.npy" for picture in pictures]
@@ -74,7 +74,7 @@ def _encode(assessor: Assessor, pictures: Sequence[ShownPicture]) -> Floats:
 
 
 def _weights(assessor: Assessor) -> str:
-    """Names all that the features depend on beside picture and prompt."""
+    """A name for everything that the features depend on besides picture and prompt."""
     model = assessor.model
     settings = model.config.to_json_string(use_diff=False) + str(model.dtype) + FORMAT
     assert model.folder is not None

@@ -1,1 +1,1 @@
-"""How a run is started, stopped, resumed and shared over processes."""
+"""Starts, stops and resumes runs, and shares them over processes."""

@@ -1,4 +1,4 @@
-"""Where a run begins or continues, and what it leaves: whole or not there, whenever it is killed."""
+"""Starts or continues a run, and writes its files: complete or absent even if it is killed."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from mint_iqa.model.processing import MintIQAProcessor
 from train.engine.recipes import HeldOut, Optimization
 
 RECIPE = "recipe.json"  # of a run, beside its model
-FIGURE = "Figure: "  # begins the line that says how well a run learned what it was to learn
-WHOLE = "whole.json"  # written last: a checkpoint without it is what a killed run left behind
+FIGURE = "Figure: "  # begins the line with a run's result
+WHOLE = "whole.json"  # written last: a checkpoint without it is a killed run's remainder
 AGAIN = "run it again"  # the remedy of a command that has nothing to continue from
-# Settings that may differ between a run and its continuation: they move no weight.
+# Settings that may differ between a run and its continuation: they change no weight.
 HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
 
 
@@ -34,7 +34,7 @@ def world_size() -> int:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """The whole ones, oldest first."""
+    """The complete ones, oldest first."""
     found = [path.parent for path in output.glob(f"checkpoint-*/{WHOLE}")]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
@@ -43,7 +43,7 @@ def begin(recipe: Optimization, resume: bool, folder: Path | None = None) -> Pat
     """The checkpoint to continue from, if any. Writes the resolved recipe beside the weights to come.
 
     folder: where they come, if not in the recipe's output itself.
-    MintIQAError where a run would be overwritten, or continued with another recipe or number of processes.
+    MintIQAError if a run would be overwritten, or continued with another recipe or number of processes.
     """
     output = Path(recipe.output) if folder is None else folder
     whole, finished = checkpoints(output), (output / "model").exists()
@@ -66,7 +66,7 @@ def begin(recipe: Optimization, resume: bool, folder: Path | None = None) -> Pat
 def bind(output: Path, what: str, digest: str) -> None:
     """Write beside the weights a digest of what the run learns from, called `what`.
 
-    MintIQAError where a run would continue with other data than it began with.
+    MintIQAError if a run would continue with other data than it began with.
     """
     path = output / f"{what}.sha256"
     if checkpoints(output) and path.exists() and path.read_text(encoding="utf-8") != digest:
@@ -81,7 +81,7 @@ def bind(output: Path, what: str, digest: str) -> None:
 
 
 def held_out(run: Path) -> HeldOut:
-    """What a run kept out of training; MintIQAError where its folder has no recipe."""
+    """What a run kept out of training; MintIQAError if its folder has no recipe."""
     path = run / RECIPE
     try:
         values = json.loads(path.read_bytes())
@@ -93,7 +93,7 @@ def held_out(run: Path) -> HeldOut:
 
 
 def leave(output: Path, recipe: Any, kept: HeldOut, figure: str) -> None:
-    """What a finished run leaves beside its model: its recipe and what it kept out. Prints its figure."""
+    """Write beside a finished model its recipe and what it kept out, and print its figure."""
     print(f"{FIGURE}{figure}", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     write_whole(output / RECIPE, json.dumps(asdict(recipe) | asdict(kept), indent=2))
@@ -121,7 +121,7 @@ def _check_processes(checkpoint: Path) -> None:
 
 @contextmanager
 def writing(folder: Path, remedy: str = "continue with --resume") -> Iterator[None]:
-    """What keeps a folder from being written, a full disk above all, ends in one MintIQAError."""
+    """Turn whatever keeps a folder from being written, usually a full disk, into a MintIQAError."""
     try:
         yield
     # Rust's and torch.save's errors name no errno, and the latter no reason.
@@ -136,14 +136,14 @@ def writing(folder: Path, remedy: str = "continue with --resume") -> Iterator[No
 
 
 def save_alone(model: MintIQAModel, folder: Path) -> None:
-    """In float16, in place of what is there; whole or not at all."""
+    """Write in float16, replacing what is there; complete or not at all."""
     shutil.rmtree(folder, ignore_errors=True)
     with written_whole(folder) as temporary:
         model.half().save_pretrained(temporary, max_shard_size="90MB")
 
 
 def save_model(model: MintIQAModel, processor: MintIQAProcessor, folder: Path) -> None:
-    """In float16, with the tokenizer where no part brings it."""
+    """Write in float16, with the tokenizer unless a part provides it."""
     model.half().save_pretrained(folder, max_shard_size="90MB")
     if "text" not in model.config.parts:
         processor.tokenizer.save_pretrained(folder)

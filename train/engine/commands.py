@@ -1,4 +1,4 @@
-"""How commands of train/ take a recipe, and how they end: well, or in one sentence and exit code 2."""
+"""Commands of train/: they take a recipe, and end well or with one sentence and exit code 2."""
 
 import argparse
 import sys
@@ -70,5 +70,5 @@ def command(kind: type[Recipe], train: Callable[[Recipe, bool, Path | None], Pat
         return exit_code(run, "Stopped; --resume continues from the last checkpoint.")
     finally:
         if torch.distributed.is_initialized():
-            # At the interpreter's end gloo's threads may abort what is done (pytorch/pytorch#179291).
+            # At interpreter exit, gloo's threads may abort a finished process (pytorch/pytorch#179291).
             torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Losses over the whole batch, whatever number of processes computes it.
+"""Losses over the whole batch, for any number of processes.
 
 Pairs to be ranked and captions to be told apart lie in different processes, and means over what is known do
 not average. So every process gathers the few numbers per example that the losses need and computes the loss

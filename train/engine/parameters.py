@@ -1,4 +1,4 @@
-"""What trains is declared by name in the recipe, printed before a run, and is all that a checkpoint holds."""
+"""The trained parameters: named in the recipe, printed before a run, and all that a checkpoint holds."""
 
 import re
 from collections import Counter
@@ -17,28 +17,28 @@ STAGE2_PARTS = ("qformer2.", "vision2.", "bridge.", "language_projection.")
 
 
 def alignment_of(model: MintIQAModel) -> Alignment:
-    """The model's sentence space; MintIQAError where it has none."""
+    """The model's sentence space; MintIQAError if it has none."""
     if model.alignment is None:
         raise _lacking("no alignment encoder", "alignment")
     return model.alignment
 
 
 def shortcut_of(model: MintIQAModel) -> Shortcut:
-    """The model's shortcut; MintIQAError where it has none."""
+    """The model's shortcut; MintIQAError if it has none."""
     if model.shortcut is None:
         raise _lacking("no shortcut", "shortcut")
     return model.shortcut
 
 
 def fault_head_of(model: MintIQAModel) -> FaultHead:
-    """The model's fault head; MintIQAError where it has none."""
+    """The model's fault head; MintIQAError if it has none."""
     if model.fault_head is None:
         raise _lacking("no faults", "faults")
     return model.fault_head
 
 
 def faults_in(output: ScoreOutput) -> Tensor:
-    """Logits float[B, F] of a model's output; MintIQAError where it has no fault head."""
+    """Logits float[B, F] of a model's output; MintIQAError if it has no fault head."""
     if output.faults is None:
         raise _lacking("no faults", "faults")
     return output.faults
@@ -57,8 +57,8 @@ class Learner(nn.Module):
     """
 
     def train(self, mode: bool = True) -> "Learner":
-        """As always, but that a module none of whose parameters trains is not put into training mode: dropout
-        in a frozen part would only blur what the others learn from."""
+        """As usual, except that modules without a trained parameter stay in eval mode: dropout in a frozen
+        part would only blur what the others learn from."""
         super().train(mode)
         for module in self.modules():
             parameters = list(module.parameters())
@@ -73,7 +73,7 @@ class Learner(nn.Module):
 def declare(
     learner: Learner, patterns: Sequence[str], elsewhere: Callable[[str], bool], foreign: Sequence[str]
 ) -> None:
-    """Let those parameters train that a pattern names, and no others.
+    """Train the parameters that a pattern names, and no others.
 
     A pattern is a regular expression for the whole name of a parameter or of a module around it. What lies
     `elsewhere` (`MintIQAConfig.is_referenced`) comes from a part, is never saved and so never trains.
@@ -109,7 +109,7 @@ def _parts(names: Sequence[str] | dict[str, nn.Parameter]) -> str:
 
 
 def part_of(name: str) -> str:
-    """The first two steps of a parameter's path; LoRA's, whose path says little, by the layer it adapts."""
+    """The first two steps of a parameter's path; for LoRA, the layer that it adapts."""
     if ".lora_" in name:
         return f"language {name.split('.lora_')[0].rsplit('.', 1)[1]} (LoRA)"
     return ".".join(name.split(".")[:2]).removesuffix(".weight").removesuffix(".bias")
@@ -131,7 +131,7 @@ def describe(learner: Learner) -> str:
 
 
 def trained_state(learner: Learner, state: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """What trains, by name; from `state` (under the module's own names) where processes share the weights."""
+    """Trained weights by name; from `state` (under the module's own names) if processes share the weights."""
     own = state if state is not None else dict(learner.named_parameters())
     names = [name for name, parameter in learner.named_parameters() if parameter.requires_grad]
     return {name.removeprefix("model."): own[name].detach().cpu().clone() for name in names}
@@ -139,7 +139,7 @@ def trained_state(learner: Learner, state: dict[str, Tensor] | None = None) -> d
 
 @torch.no_grad()
 def restore(learner: Learner, state: dict[str, Tensor]) -> None:
-    """Put what `trained_state` gave back. MintIQAError where it was another declaration's."""
+    """Load what `trained_state` returned. MintIQAError if other parameters were trained."""
     parameters = learner.parameters_by_name()
     trains = {name for name, parameter in parameters.items() if parameter.requires_grad}
     if differing := sorted(trains ^ state.keys()):
@@ -149,4 +149,4 @@ def restore(learner: Learner, state: dict[str, Tensor]) -> None:
             "resume with the recipe that it was made with.",
         )
     for name, tensor in state.items():
-        parameters[name].copy_(tensor.view_as(parameters[name]))  # a scalar may come as a vector of one
+        parameters[name].copy_(tensor.view_as(parameters[name]))  # a scalar may arrive as a vector of one

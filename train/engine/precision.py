@@ -1,4 +1,4 @@
-"""Half precision where it is the faster one.
+"""Half precision where it is faster.
 
 Without instructions for it a processor computes in bfloat16 dozens of times more slowly than in float32: one
 with AVX2 alone multiplies matrices at 1.2 GFLOP/s and not 59.

@@ -1,9 +1,9 @@
-"""What training recipes may say; `instruct_data.recipes.read_settings` reads one from YAML."""
+"""The settings of training recipes; `instruct_data.recipes.read_settings` reads one from YAML."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-# The tower from its fourth block up, and all else but the sentence encoder and the word embeddings.
+# The tower from its fourth block up, and everything else except sentence encoder and word embeddings.
 STAGE1_TRAINS = [
     "vision.backbone.encoder.layer.([3-9]|1[01])", "vision.readout", "qformer1", "heads", "shortcut",
     "fault_head", "alignment",
@@ -25,15 +25,15 @@ class Optimization:
     warmup: float = 0.05  # share of the steps
     bf16: bool = True  # autocast, where the processor has bfloat16; weights keep their own precision
     seed: int = 0
-    stop_after: int | None = None  # steps after which the run ends, whatever its schedule
+    stop_after: int | None = None  # steps after which the run ends; the schedule stays that of the full run
     save_steps: int = 100
     log_steps: int = 10
-    threads: int = 0  # 0: torch's choice
+    threads: int = 0  # 0: torch's default
 
 
 @dataclass
 class HeldOut:
-    """What a run keeps out of training, to be tested on. It stands in the recipe.json beside every model."""
+    """What a run keeps out of training, to test on. The recipe.json beside every model has it."""
 
     folds: int = 5  # by prompt, of AGIQA-3K and of your own ratings
     test_fold: int | None = None  # None trains on every prompt
@@ -86,8 +86,8 @@ class HeadLoss:
 
     dropout: float = 0.0  # of the statistics
     sentence_dropout: float = 0.3  # of the picture's sentence vector
-    # Human correspondence and quality go together (SRCC .75), and each is the mean of few votes: what quality
-    # says of correspondence takes this share of its target. Held-out SRCC rises by some .025.
+    # Human correspondence and quality correlate (SRCC .75), and each is a mean of few votes: what quality
+    # predicts of correspondence is this share of its target. Held-out SRCC rises by some .025.
     quality_share: float = 0.67
     second_weight: float = 0.3  # of the second prompt's correspondence
     rank_weight: float = 1.0
@@ -133,8 +133,8 @@ class OwnUnitsFit:
     learning_rate: float = 5e-4
     # Higher separates more malformed pictures from sound ones, and takes authenticity further from quality.
     pair_weight: float = 0.3
-    # Taken off the logit of malformation: clean pictures that it has learned from look sound, others less so.
-    # Of those in fold 0 with a MOS of 3.5 or more, .09 are then called malformed, and .23 without it.
+    # Subtracted from the logit of malformation: clean pictures that it has learned from look sound, others
+    # less so. Of those in fold 0 with a MOS of 3.5 or more, .09 are then called malformed; without it, .23.
     caution: float = 0.9
     seed: int = 0
 
@@ -153,14 +153,14 @@ class Tune(HeldOut):
 
 @dataclass
 class Match:
-    """Recipe of the map of prompts, learned from what a finished model says of pictures."""
+    """Recipe of the map of prompts, learned from a finished model's picture vectors."""
 
     start: str = "runs/tune"  # a finished run
     output: str = "runs/match"
     photographs: int = 700  # of Flickr8k, the first
     steps: int = 60
     learning_rate: float = 2e-3
-    scale: float = 20.0  # of the cosines among which the right prompt is to be found
+    scale: float = 20.0  # of the cosines among which the right prompt must be found
     # Of the map's squared weights; which one is chosen by cross-validation, by prompt.
     penalties: list[float] = field(default_factory=lambda: [0.3, 0.1, 0.05, 0.03])
     missed: float = 0.05  # share of the pictures that show their prompt whose cosines lie below the knee
@@ -196,15 +196,13 @@ class Stage2(Optimization):
     trains: list[str] = field(default_factory=lambda: list(STAGE2_TRAINS))
     output: str = "runs/explain"
     stage1: str = "runs/match"  # a finished stage-1 run: its model and its split
-    start: str | None = (
-        None  # in place of it: a model that explains already (nano, a folder), to continue from
-    )
+    start: str | None = None  # instead: a model that already explains (nano, a folder), to continue from
     weight_decay: float = 0.01
     examples: int = 8000
-    instructions: str | None = None  # in place of examples: samples of instruct_data, file or folder
+    instructions: str | None = None  # instead of examples: samples of instruct_data, file or folder
     images: str | None = None  # folder of their pictures; their own if left out
     passes: float = 1.0  # over these samples
-    copy_qformer: bool = True  # Q-Former 2 starts as stage 1's; False: as the start brings it
+    copy_qformer: bool = True  # Q-Former 2 starts as stage 1's; False: as in the start
     language: Language = field(default_factory=Language)
     lora: Lora = field(default_factory=Lora)
     grounding_weight: float = 0.5  # of `Explainer.grounding_loss` beside the answer's cross-entropy

@@ -1,7 +1,7 @@
-"""A training run: one pass over examples drawn beforehand, that survives being killed.
+"""A training run: one pass over examples drawn beforehand, which survives being killed.
 
 On one process, under `torchrun`, or under `deepspeed`; a checkpoint holds what trains, the optimizer and the
-random state, and counts once it is whole.
+random state, and counts once it is complete.
 """
 
 import json
@@ -33,7 +33,7 @@ WEIGHTS = "trained.safetensors"
 
 
 def device() -> torch.device:
-    """What this process will train on; known before the Trainer is there."""
+    """The device of this process, known before the Trainer exists."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
@@ -43,7 +43,7 @@ def device() -> torch.device:
 
 
 def arguments(recipe: Optimization, deepspeed: Path | None = None, **other: Any) -> TrainingArguments:
-    """other: settings in place of these. MintIQAError where the batch can't be shared out, or DeepSpeed can't
+    """other: settings that replace these. MintIQAError if the batch can't be divided, or DeepSpeed can't
     start."""
     parts = world_size() * recipe.accumulation
     if recipe.batch_size % parts:
@@ -126,7 +126,7 @@ class PlanTrainer(Trainer):
         deepspeed: Path | None = None,
         **other: Any,
     ) -> None:
-        """groups: AdamW's. other: as for `arguments`. MintIQAError where the plan doesn't fill one batch."""
+        """groups: AdamW's. other: as for `arguments`. MintIQAError if the plan doesn't fill one batch."""
         self.recipe, self.groups = recipe, groups
         self.planned = len(data) // recipe.batch_size  # type: ignore[arg-type]
         if not self.planned:
@@ -153,7 +153,7 @@ class PlanTrainer(Trainer):
         self.add_callback(Progress())
         self.model_accepts_loss_kwargs = False
         self.latest: dict[str, Tensor] = {}
-        # It may fall back to plain data parallelism without a word.
+        # It may silently fall back to plain data parallelism.
         if (self.accelerator.distributed_type == DistributedType.DEEPSPEED) != (deepspeed is not None):
             raise MintIQAError("not_distributed", "--deepspeed was given and DeepSpeed did not start.")
 
@@ -180,7 +180,7 @@ class PlanTrainer(Trainer):
         super().log(logs | parts, start_time)
 
     def last_loss(self) -> str:
-        """The figure of a run that is measured by nothing but its loss."""
+        """The figure of a run whose only measure is its loss."""
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         last = f"{losses[-1]:.3f}" if losses else "not logged"
         return f"loss {last} at the end of {self.state.global_step} steps"
@@ -218,7 +218,7 @@ class PlanTrainer(Trainer):
             return
         with writing(folder):
             write_whole(folder / WHOLE, json.dumps({"processes": world_size()}))
-        # Only now, so that there is a whole one at any moment.
+        # Only now, so that a complete one exists at any moment.
         for older in checkpoints(output):
             if older != folder:
                 shutil.rmtree(older)
@@ -226,7 +226,7 @@ class PlanTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
-        if state_dict == {}:  # what the Trainer hands over where ZeRO-3 was not told to gather
+        if state_dict == {}:  # what the Trainer passes if ZeRO-3 was not told to gather
             raise MintIQAError(
                 "bad_config",
                 "ZeRO-3 needs stage3_gather_16bit_weights_on_model_save in the DeepSpeed config.",
@@ -240,11 +240,11 @@ class PlanTrainer(Trainer):
 
 
 def run_to_end(trainer: PlanTrainer, checkpoint: Path | None) -> dict[str, Tensor]:
-    """Train; what was learned, as `trained_state` gives it. It is empty in all processes but the first."""
+    """Train; the learned weights as `trained_state` gives them, empty in all processes but the first."""
     if rank() == 0:
         print(describe(trainer.model), file=sys.stderr)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    unset_hf_deepspeed_config()  # or `from_pretrained` would still share out under ZeRO-3 what it loads
+    unset_hf_deepspeed_config()  # or `from_pretrained` would still partition what it loads under ZeRO-3
     if rank():
         return {}
     # The Trainer saves after the last step.

@@ -1,1 +1,1 @@
-"""Parts that are fitted to what a tower says of pictures, and their losses."""
+"""Parts fitted to a tower's outputs, and their losses."""

@@ -25,7 +25,7 @@ def severity_loss(logits: Tensor, severities: Tensor) -> Tensor:
 
 
 def rank_loss(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Hinge over all pairs of a column whose targets differ: in the right order by up to the difference."""
+    """Hinge over all pairs of a column whose targets differ; the margin is the difference of the targets."""
     difference = targets.unsqueeze(0) - targets.unsqueeze(1)
     predicted = predictions.unsqueeze(0) - predictions.unsqueeze(1)
     known = difference > 0.02

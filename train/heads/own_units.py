@@ -1,7 +1,7 @@
 """Authenticity and faults, read off a tower that was tuned for quality: the end of tuning.
 
-Tuning sees few faulted pictures, and the shortcut that it leaves tells quality and little else, while the
-tower's statistics still hold what is wrong. Hidden units of their own read it there, and move no other score.
+Tuning sees few faulted pictures, and its shortcut knows quality and little else, while the tower's statistics
+still show what is wrong. Separate hidden units read it there, and change no other score.
 """
 
 import copy
@@ -22,7 +22,7 @@ from train.heads.readout import Readout
 def settle(readout: Readout, rows: Tensor, settings: OwnUnitsFit) -> None:
     """Fit both heads on the looks `rows`, faulted ones and all.
 
-    A malformed picture of AGIQA-3K is held against its own original.
+    A malformed picture of AGIQA-3K is compared with its own original.
     """
     f, model = readout.features, readout.model
     shortcut, fault_head = shortcut_of(model), fault_head_of(model)
@@ -63,7 +63,7 @@ def settle(readout: Readout, rows: Tensor, settings: OwnUnitsFit) -> None:
 
 
 class OwnUnits(nn.Module):
-    """Hidden units to join a model's shortcut, that only the authenticity and fault heads read.
+    """Hidden units added to a model's shortcut, which only the authenticity and fault heads read.
 
     What they add to quality vectors is orthogonal to the directions in which the other scores, which are
     linear, read those.
@@ -104,7 +104,7 @@ class OwnUnits(nn.Module):
 
 
 def _direction(head: nn.Module) -> Tensor:
-    """What a score head, which is linear, multiplies the mean quality vector with: float[Dq]."""
+    """The weight of the mean quality vector in a score head, which is linear: float[Dq]."""
     assert isinstance(head, ScoreHead)
     first, last = _linear(head.layers)
     return last.weight[head.index] @ first.weight
@@ -115,6 +115,6 @@ def _linear(layers: nn.Sequential) -> list[nn.Linear]:
 
 
 def originals(source: Tensor, human: Tensor) -> Tensor:
-    """For each look the number of the look at its unspoilt original; a look without one is its own."""
+    """For each look, the number of the look at its undamaged original; its own number if there is none."""
     clean = {int(s): i for i, (s, h) in enumerate(zip(source, human, strict=True)) if h}
     return torch.tensor([clean.get(int(s), i) for i, s in enumerate(source)])

@@ -1,7 +1,7 @@
 """The heads on cached features: the shortcut, the score heads, the fault head and the prompt's gain.
 
-Frozen features keep what the tower knows of pictures that AGIQA-3K does not have, and the heads fit in a
-minute. train.tune fits them with the tower instead, and is what ships.
+Frozen features keep what the tower knows about pictures unlike AGIQA-3K's, and the heads fit in a minute.
+train.tune fits them with the tower instead, and is what ships.
 """
 
 import numpy as np
@@ -71,7 +71,7 @@ class Readout:
         loss = masked_l1(first.scores, targets)
         loss = loss + masked_l1(second.scores[:, PROMPT_FREE], targets[:, PROMPT_FREE])
         loss = loss + self._wrong_prompt_loss(first, second.scores[:, CORRESPONDENCE], targets, wrong)
-        # The next picture's prompt as well, where it asks for nothing that this one's does.
+        # The next picture's prompt too, if it asks for nothing that this one's does.
         other = self._unrelated(rows, rows.roll(1))
         third = self.outputs(picture, rows, "first", drop=True, prompts=rows.roll(1))
         loss = loss + self._wrong_prompt_loss(first, third.scores[:, CORRESPONDENCE], targets, other)
@@ -98,7 +98,7 @@ class Readout:
         return torch.where(torch.tensor(apart), UNRELATED_SCORE, torch.nan)
 
     def fit(self, rows: Tensor, settings: FrozenFit) -> None:
-        """Train fresh heads on the given looks; the standardization is theirs too."""
+        """Train fresh heads, with their standardization, on the given looks."""
         model, shortcut = self.model, shortcut_of(self.model)
         generator = torch.Generator().manual_seed(settings.seed)
         torch.manual_seed(settings.seed)
@@ -131,7 +131,7 @@ class Readout:
 
 
 def refresh(model: MintIQAModel) -> list[Tensor]:
-    """Fresh heads, which alone are trained; their parameters. What train.match learned is forgotten."""
+    """Fresh heads, the only trained part; their parameters. Resets what train.match learned."""
     model.renew_heads()
     alignment = alignment_of(model)
     if alignment.prompt_map is not None:

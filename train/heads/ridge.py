@@ -1,8 +1,8 @@
-"""A score head led from where it is towards a few ratings: ridge regression, solved exactly.
+"""Moves a score head towards a few ratings: ridge regression, solved exactly.
 
 Heads are linear in the mean quality vector, so what a few dozen ratings can teach one is found in closed
-form: the same ratings give the same head, and no step size or stopping time has to be guessed. How far it may
-move is chosen by cross-validation, and not at all is among the choices.
+form: the same ratings give the same head, and there is no step size or stopping time to guess.
+Cross-validation chooses how far it may move; not at all is one of the choices.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,12 @@ from train.data.vectors import FrozenVectors
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-# How strongly a head is held where it is: not to be moved, moved as a whole (its level alone), ... nearly
-# free.
+# How strongly a head is held in place: fixed, shifted as a whole (its level alone), ... nearly free.
 STRENGTHS: tuple[float | None, ...] = (None, np.inf, *(10 ** (k / 2) for k in range(6, -3, -1)))
 # The strongest hold whose error is within this many standard errors of the least is taken. On 40 ratings of
 # AGIQA-3K the least itself cost up to .19 of SRCC where there was nothing to learn, half an error .06.
 STANDARD_ERRORS = 0.5
-# A hundredth of a point, squared on 0..1: smaller differences are those of processors and batches.
+# A hundredth of a point, squared on 0..1: smaller differences come from processors and batches.
 ROUNDING = 1e-8
 
 
@@ -86,7 +85,7 @@ def chosen(errors: Floats) -> int:
 
 
 def fit(seen: Seen, wanted: Floats, weights: Floats, strength: float | None) -> Adjustment:
-    """Weighted ridge regression of what is missing; None: no adjustment, infinity: a constant."""
+    """Weighted ridge regression of the residual; None: no adjustment, infinity: a constant."""
     none = Adjustment(0.0, np.zeros(seen.vectors.shape[1]), 0.0, 0.0)
     if strength is None:
         return none
@@ -95,7 +94,7 @@ def fit(seen: Seen, wanted: Floats, weights: Floats, strength: float | None) -> 
     level = float(share @ missing)
     if np.isinf(strength):
         return Adjustment(0.0, none.direction, 0.0, level)
-    # Score, vectors and similarity count alike, however many numbers each is.
+    # Score, vectors and similarity count equally, whatever their sizes.
     parts = [seen.score[:, None], seen.vectors, seen.similarity[:, None]]
     centers = [share @ part for part in parts]
     even = [part - center for part, center in zip(parts, centers, strict=True)]

@@ -28,7 +28,7 @@ PART = 16
 
 
 class TowerCrops:
-    """Pixels of looks: the middle of each picture, or a random crop, mirrored half of the time."""
+    """Pixels of looks: the center of each picture, or a random crop, mirrored half of the time."""
 
     def __init__(self, model: MintIQAModel, features: dict[str, Tensor]) -> None:
         self.processor = MintIQAProcessor.from_config(model.config)
@@ -65,7 +65,7 @@ class TowerStatistics(nn.Module):
 
 
 class TunedReadout(Readout):
-    """A read-out whose pictures come through the tower; random crops of them while it learns."""
+    """A read-out that runs pictures through the tower; it learns from random crops."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Course:
         self.begun = self._begun(rows)
 
     def _begun(self, rows: Tensor) -> str:
-        """A digest of all that two runs have in common where one may continue from the other's checkpoint."""
+        """A digest of all that must be equal for a run to continue from a checkpoint."""
         f = self.readout.features
         seen = [rows, *(f[k][rows] for k in ("set", "row")), self.readout.targets[rows], *self.weights]
         digest = hashlib.sha256(repr(self.settings).encode())
@@ -163,7 +163,7 @@ class Course:
         self.steps += 1
 
     def save(self, path: Path, epoch: int) -> None:
-        """All that the rest of the run depends on; the file is whole or the one before."""
+        """Save all that the rest of the run depends on; the file is the new one or the one before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         kept = {
@@ -177,7 +177,7 @@ class Course:
             part.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Continue from `path` if it is there; MintIQAError where another run left it."""
+        """Continue from `path` if it exists; MintIQAError if another run wrote it."""
         if not path.exists():
             return
         saved = torch.load(path, weights_only=True)

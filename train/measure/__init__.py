@@ -1,1 +1,1 @@
-"""How good a run is: against people, faults, wrong prompts and what was left out."""
+"""Measures a run: against people, faults, wrong prompts, and data that was left out."""

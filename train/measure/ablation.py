@@ -1,4 +1,4 @@
-"""What each part of the recipe brings: one fold kept out, as many passes for every row of a group.
+"""What each part of the recipe contributes: one fold kept out, equal passes for all rows of a group.
 
     python -m train.measure.ablation configs/nano/tune.yaml nano        # tables
     python -m train.measure.ablation configs/nano/tune.yaml nano --only tower &        # or a group a core
@@ -7,8 +7,8 @@
 Heads: fresh heads on features of the frozen tower, as train.heads.readout fits them; rows without some
 pictures have fewer steps. Sizes: the same on clean pictures alone, by what the tower, as it comes from its
 part, says of whole pictures; without Q-Former 1. Tower: a short tuning of one pass, where only what trains
-differs. Answers: the model that is named, with one of its inputs taken away. A row is written as soon as it
-is known, and not measured again. Each row of a group is compared with its first one, on the same pictures.
+differs. Answers: the named model without one of its inputs. A row is written as soon as it is known, and not
+measured again. Each row of a group is compared with its first one, on the same pictures.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""How often an answer is right: named faults, clean pictures left in peace, words that agree with scores,
+"""How often answers are right: named faults, clean pictures without one, words that agree with scores,
 answers that follow the question, and prompts that were not the picture's.
 
     python -m train.measure.answers MODEL --fold 0 --output answers.json   # prompts that fold 0 kept out
 
 The same questions are asked with the soft tokens set to zero and with those of another picture: if the named
-faults don't fall away then, the words do not come from the picture. Slot accuracy: train/measure/slots.py.
+faults remain then, the words do not come from the picture. Slot accuracy: train/measure/slots.py.
 """
 
 import argparse
@@ -115,7 +115,7 @@ def ask(
 
 @dataclass(frozen=True)
 class FaultShares:
-    """How one fault is named. Compression and pixelation may stand for each other: both look blocky."""
+    """How often a fault is named. Compression and pixelation count for each other: both look blocky."""
 
     precision: Share
     recall: Share
@@ -123,7 +123,7 @@ class FaultShares:
 
 @dataclass(frozen=True)
 class PromptShares:
-    """What is said of the correspondence, with the picture's own prompt and with an unrelated one.
+    """Claims about the correspondence, with the picture's own prompt and with an unrelated one.
 
     denied_wrong, denied_right: said to be bad or poor; told_apart: denied with the wrong one and not with the
     right one; scored_apart: the score with the right one is the higher one.

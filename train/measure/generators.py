@@ -1,4 +1,4 @@
-"""The recipe of tuning on unseen prompts and on generators that were left out, fit by fit.
+"""Measures the recipe of tuning on unseen prompts and on left-out generators, fit by fit.
 
     python -m train.measure.generators configs/nano/tune.yaml --shard 0/2 &    # a process a core
     python -m train.measure.generators configs/nano/tune.yaml --shard 1/2

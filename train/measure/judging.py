@@ -1,4 +1,4 @@
-"""What makes an answer right: the fault it names, the level words it says, whether it is to the point."""
+"""Judges answers: the fault they name, their level words, and whether they address the question."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -109,14 +109,14 @@ def recall(cases: Sequence[Case], answers: Sequence[str], fault: FaultName) -> S
 
 
 def said_levels(answer: str) -> dict[Dimension, set[str]]:
-    """Every level word said of a score ("the quality is poor"), or that it is not rated."""
+    """Every level word about a score ("the quality is poor"), or that it is not rated."""
     words = "|".join((*LEVELS, UNRATED))
     found = {name: set(re.findall(rf"\b{name} is ({words})\b", answer.lower())) for name in DIMENSIONS}
     return {name: said for name, said in found.items() if said}
 
 
 def words_agree(case: Case, answer: str) -> bool:
-    """Every level word said of a score is the level of that score, and a score that is there is not called
+    """Every level word about a score is the level of that score, and a score that is there is not called
     unrated."""
     for name, said in said_levels(answer).items():
         score = getattr(case.rated.scores, name)
@@ -137,12 +137,12 @@ FIT_STEMS: dict[Fit, str] = {
 
 
 def claimed_fits(answer: str) -> set[Fit]:
-    """All that is said of how much of its prompt a picture shows."""
+    """All claims about how much of its prompt a picture shows."""
     return {fit for fit, stems in FIT_STEMS.items() if re.search(stems, answer.lower())}
 
 
 def claims_hold(case: Case, answer: str) -> bool:
-    """Whether what is said of the prompt is what the score says; without a score nothing may be said."""
+    """Whether the claim about the prompt agrees with the score; without a score there may be none."""
     score = case.rated.scores.correspondence
     return claimed_fits(answer) <= (set() if score is None else {fit_of(round(score, 2))})
 
@@ -178,12 +178,12 @@ def _only(*names: Dimension) -> Callable[[Case, str], bool]:
     return lambda case, answer: said_levels(answer).keys() == set(names)
 
 
-# What an answer to each question must do to be one, whatever the picture is like.
+# What an answer to each question must do, whatever the picture is like.
 FITTING: Mapping[str, Callable[[Case, str], bool]] = {
     **{QUESTIONS[name]: _only(name) for name in DIMENSIONS},
     QUESTIONS["overall"]: _only(*DIMENSIONS),
     "What faults does it have?": fits_faults,
-    "Which camera took this picture?": _only(),  # what nobody can see: no score is an answer
+    "Which camera took this picture?": _only(),  # cannot be seen: a score does not answer it
 }
 
 

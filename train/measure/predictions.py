@@ -13,6 +13,8 @@ from mint_iqa.vocabulary import CORRESPONDENCE, QUALITY, Dimension
 from train.data.sets import LABELS
 from train.heads.readout import Integers, Readout
 
+BOOTSTRAP_SAMPLES = 500
+
 
 def predicted(readout: Readout, rows: Tensor) -> dict[str, Any]:
     """Scores of looks, a list each; `second` is correspondence with the second prompt, of which some are
@@ -34,7 +36,7 @@ def right_above_wrong(scores: Mapping[str, Any]) -> float:
 
 
 class Predictions:
-    """What models, tested on the same pictures, predict, beside the labels; of one job or of several.
+    """Predictions of models on the same pictures, beside the labels; of one job or of several.
 
     Each job has "pictures", numbers of AGIQA-3K's rows, and by model what `predicted` gives.
     """
@@ -52,7 +54,7 @@ class Predictions:
         }
 
     def mean_srcc(self, model: str, name: Dimension, rows: Integers) -> float:
-        """Mean over the jobs of SRCC on their pictures among `rows`; jobs with none don't count.
+        """Mean over the jobs of SRCC on their pictures among `rows`; jobs without any don't count.
 
         nan where one has fewer than three.
         """
@@ -78,5 +80,5 @@ class Predictions:
             return "-"
         # Numbers of pictures are drawn: a metric of two models and several jobs needs more than scores.
         groups = [self.prompts[row] for row in rows]
-        low, high = bootstrap_interval(value, every, every, groups=groups, samples=500)
+        low, high = bootstrap_interval(value, every, every, groups=groups, samples=BOOTSTRAP_SAMPLES)
         return f"{estimate:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,4 +1,4 @@
-"""What a stage-1 run is worth, on the pictures and prompts it has not seen.
+"""Measures a stage-1 run on pictures and prompts that it has not seen.
 
     python -m train.measure.scores runs/match                 # writes runs/match/evaluation.json
     python -m train.measure.scores --summary runs/fold*       # means over folds, intervals
@@ -38,7 +38,7 @@ from train.engine.commands import ends_in_a_sentence
 
 Floats = NDArray[np.float64]
 BATCH = 16
-FAULT_PICTURES = 24  # test pictures of a fold that are put through every fault and level
+FAULT_PICTURES = 24  # test pictures of a fold that get every fault at every level
 GOOD_MOS = 2.5
 SOUND_MOS = 3.0
 

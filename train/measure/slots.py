@@ -4,8 +4,8 @@
 
 The 480 official test pictures are asked the published questions, or as many of them as the folder has. Beside
 the model stand the commonest word, thresholds on the pictures' true scores, and the same thresholds on the
-model's scores, all fitted on the official training side: words can say no more than scores if they don't beat
-the last.
+model's scores, all fitted on the official training side: if the model doesn't beat the
+last, its words say no more than its scores.
 """
 
 import argparse

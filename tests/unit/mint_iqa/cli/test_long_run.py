@@ -114,6 +114,15 @@ def test_ctrl_c_finishes_the_batch_in_hand_and_resume_the_rest(folder, run, monk
     assert (folder / "out.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
 
 
+@pytest.fixture
+def at_a_terminal():
+    """Python ends at Ctrl-C, as it does unless a shell started the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("at_a_terminal")
 def test_a_second_ctrl_c_ends_at_once_and_leaves_whole_batches(folder, run, monkeypatch):
     presses = []
 
