@@ -16,6 +16,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # One thread, and no busy waiting: two OpenMP threads on shared cores can be ten times slower than one.
 TEST_ENV = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=PASSIVE
 PYTEST := $(BIN)/python -m pytest
+TESTS := $(addprefix tests/,unit/mint_iqa unit/instruct_data repository/test_house.py)
 
 .PHONY: help setup demo chat browser compiler test quick fuzz check clean
 
@@ -56,8 +57,8 @@ compiler:  ## install the C++ compiler that DeepSpeed needs on CPU (Debian and U
 test: setup  ## run every test (those that need data say so and are skipped without it)
 	$(TEST_ENV) $(PYTEST) -q
 
-quick: setup  ## the tests for the work in hand: no slow ones, no trained model (under 90 s)
-	$(TEST_ENV) $(PYTEST) -q -m "not slow and not data" tests/unit tests/repository
+quick: setup  ## the library's tests without slow ones, in 90 s; TESTS=tests/unit/train names others
+	$(TEST_ENV) $(PYTEST) -q -m "not slow and not data" $(TESTS)
 
 fuzz: setup  ## a million damaged files through every reader (an hour; Linux on x86-64)
 	$(TEST_ENV) $(BIN)/python -m tests.fuzz.campaign --inputs 1000000 --output runs/fuzz

@@ -241,6 +241,7 @@ def test_docstrings_and_messages_are_plain_english() -> None:
     assert found == []
 
 
+@pytest.mark.slow
 def test_every_name_of_ours_in_texts_is_there() -> None:
     """Dotted names in docs, model card, recipes, docstrings and comments."""
     dotted = re.compile(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?!\w|/|=)")

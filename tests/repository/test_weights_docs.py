@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks.memory import Format, computed_bytes, full_table, weight_bytes
 from mint_iqa import cli
 from mint_iqa.language.loading import load_llm, placement
 from tests import published, tiny_llms, tiny_sources
+from tests.textures import hills
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "weights.md").read_text(encoding="utf-8")
 COMMANDS = re.search(r"```\n(.*?)```", TEXT, re.DOTALL).group(1).splitlines()
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
     sizes = {**published.DIMS, "qformer_vocab": 1100, "llm_vocab": 700, "llm_pad": 699}
     torch.save(published.random_state(sizes), folder / "mint_iqa.pt")
     (folder / "dims.json").write_text(json.dumps(sizes))
-    Image.effect_noise((300, 200), 90).convert("RGB").save(folder / "picture.png")
+    hills().save(folder / "picture.png")
     return folder
 
 
@@ -44,6 +44,7 @@ def words(line):
 
 def test_every_command_runs_in_its_order(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    torch.manual_seed(0)  # what an LLM of random weights answers must not depend on the tests before
     assert len(COMMANDS) == 7
     for line in COMMANDS:
         assert cli.main(words(line)) == 0, capsys.readouterr().err

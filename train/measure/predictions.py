@@ -13,8 +13,6 @@ from mint_iqa.vocabulary import CORRESPONDENCE, QUALITY, Dimension
 from train.data.sets import LABELS
 from train.heads.readout import Integers, Readout
 
-BOOTSTRAP_SAMPLES = 500
-
 
 def predicted(readout: Readout, rows: Tensor) -> dict[str, Any]:
     """Scores of looks, a list each; `second` is correspondence with the second prompt, of which some are
@@ -80,5 +78,5 @@ class Predictions:
             return "-"
         # Numbers of pictures are drawn: a metric of two models and several jobs needs more than scores.
         groups = [self.prompts[row] for row in rows]
-        low, high = bootstrap_interval(value, every, every, groups=groups, samples=BOOTSTRAP_SAMPLES)
+        low, high = bootstrap_interval(value, every, every, groups=groups, samples=500)
         return f"{estimate:.3f} [{low:.3f}, {high:.3f}]"

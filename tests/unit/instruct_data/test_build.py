@@ -21,6 +21,9 @@ from instruct_data.report import warnings_of, write_report
 from mint_iqa.errors import MintIQAError
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, level_of, named_faults
 
+pytestmark = pytest.mark.slow
+
+
 PROMPTS = ["a red fox in the snow", "two cats on a sofa", "a wooden boat", "an old castle, anime style"]
 
 

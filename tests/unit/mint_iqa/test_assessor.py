@@ -371,6 +371,7 @@ def test_an_unknown_device_or_dtype_is_refused(tiny_checkpoint, choice, message)
     assert caught.value.code == "bad_argument"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_gives_about_the_same_scores(tiny_checkpoint, assessor, pictures, dtype):
     half = Assessor.from_pretrained(tiny_checkpoint, device="cpu", dtype=dtype)
@@ -400,6 +401,7 @@ def test_the_record_names_model_and_revision(assessor, tiny_checkpoint, pictures
     assert (model.name, model.revision) == (str(tiny_checkpoint), revision_of(tiny_checkpoint))
 
 
+@pytest.mark.slow
 def test_threads_that_ask_at_once_get_their_own_answers(tiny_checkpoint, assessor, pictures):
     jobs = [
         (p, f"{q} {PROMPT}?", r) for p in pictures for q, r in [("Why", PROMPT), ("Is it", "two dogs " * 3)]

@@ -15,6 +15,9 @@ from PIL import Image
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import MAX_PIXELS, read_image
 
+pytestmark = pytest.mark.slow
+
+
 KEPT = Path(__file__).parents[2] / "fuzz/corpus"
 SIDE = 7071  # a square of all the pixels allowed
 

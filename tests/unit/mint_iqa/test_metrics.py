@@ -90,6 +90,7 @@ def test_the_interval_holds_the_value_and_is_repeatable():
     assert (low, high) != bootstrap_interval(plcc, predictions, labels, samples=300, seed=1)
 
 
+@pytest.mark.slow
 def test_more_confidence_is_a_wider_interval_and_more_rows_a_narrower_one():
     def width(rows, confidence):
         low, high = bootstrap_interval(plcc, *sample(rows), samples=300, confidence=confidence)
@@ -99,6 +100,7 @@ def test_more_confidence_is_a_wider_interval_and_more_rows_a_narrower_one():
     assert width(1000, 0.95) < width(50, 0.95)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     truth = 1 / math.sqrt(2)
     intervals = [

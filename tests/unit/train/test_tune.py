@@ -17,7 +17,7 @@ from mint_iqa.model.fresh import load_model
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.vision import PIXEL_STATISTICS
 from tests.training_world import CAPTIONS, GENERATORS, NANO, PROMPTS, SIZE, World, living_in, write_pictures
-from train import measure, prepare, tune
+from train import prepare, tune
 from train.data import features, sets
 from train.data.features import load_features
 from train.data.sets import folds_of, split
@@ -322,7 +322,6 @@ def test_a_copy_of_a_tested_picture_does_not_train_whoever_made_it():
 
 def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human, monkeypatch, capsys):
     monkeypatch.setattr(generators, "AXES", 4)  # of few pictures
-    monkeypatch.setattr(measure.predictions, "BOOTSTRAP_SAMPLES", 20)
     monkeypatch.setattr("sys.argv", ["generators", *arguments(folder)])
     names = [job.name for job in generators.jobs(list(GENERATORS))]
     assert len(names) == 5 + len(GENERATORS)

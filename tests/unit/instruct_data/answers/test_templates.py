@@ -66,6 +66,7 @@ def ask(
     return {make_sample(kind, by_name, faults, prompt, np.random.default_rng(i)).answer for i in range(200)}
 
 
+@pytest.mark.slow
 def test_an_answer_names_the_faults_that_explain_it_and_no_other(cases: list[Case]) -> None:
     for sample, _, faults, _ in cases:
         relevant = EXPLAINED_BY[sample.about] if sample.about else set(FAULTS)
@@ -109,6 +110,7 @@ def test_what_may_not_be_said_of_a_prompt_is_in_no_answer_of_another_score(cases
         assert not [words for words in barred if words in sample.answer], sample
 
 
+@pytest.mark.slow
 def test_what_would_deny_a_fault_is_in_no_answer_about_a_picture_that_has_it(cases: list[Case]) -> None:
     for sample, scores, faults, _ in cases:
         levels = {name: level_of(score) for name, score in scores.items() if score is not None}

@@ -21,6 +21,7 @@ def picture(tmp_path: Path) -> Path:
     return tmp_path / "hills.png"
 
 
+@pytest.mark.slow
 def test_the_command_draws_every_distortion_and_artifact_at_every_level(
     picture: Path, tmp_path: Path
 ) -> None:

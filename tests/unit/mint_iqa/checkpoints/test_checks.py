@@ -21,6 +21,9 @@ from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from tests import tiny, tiny_clip
 
+pytestmark = pytest.mark.slow
+
+
 GOLDEN = Path(__file__).parents[3] / "golden/mint_iqa"
 
 

@@ -16,6 +16,9 @@ from mint_iqa.checkpoints.parts import PARTS, part_folder
 from mint_iqa.model.configuration import MintIQAConfig
 from mint_iqa.model.vision import TAP_KEYS
 
+pytestmark = pytest.mark.slow
+
+
 REPOSITORY = Path(__file__).resolve().parents[4]
 NANO = MintIQAConfig.from_json_file(REPOSITORY / "configs" / "nano" / "model.json")
 

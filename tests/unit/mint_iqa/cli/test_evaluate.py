@@ -11,6 +11,8 @@ from mint_iqa import cli
 from mint_iqa.evaluation import agreement
 from tests.evaluated import failure, perfect, record, rows, write_labels, write_scores
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch):

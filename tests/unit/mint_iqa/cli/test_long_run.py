@@ -17,6 +17,9 @@ from mint_iqa.assessor import Assessor
 from mint_iqa.cli import output as cli_output
 from mint_iqa.scoring.columns import COLUMNS
 
+pytestmark = pytest.mark.slow
+
+
 PICTURES, BATCH = 11, 4
 
 

@@ -18,6 +18,9 @@ from mint_iqa.clip_agiqa.towers import ALIGNED, END, GOOD, START, Antonyms
 from mint_iqa.errors import MintIQAError
 from tests import tiny_clip
 
+pytestmark = pytest.mark.slow
+
+
 LAYERS = 4
 PATCHES = 4  # 2 x 2
 N = 8

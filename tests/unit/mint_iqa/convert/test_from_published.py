@@ -15,6 +15,9 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.model.modeling import MintIQAModel
 from tests import published, tiny
 
+pytestmark = pytest.mark.slow
+
+
 GOLDEN, DIMS = published.GOLDEN / "official_format.pt", published.GOLDEN / "dims.json"
 # Vocabularies that the tiny tokenizers fit into.
 SPOKEN = {**published.DIMS, "qformer_vocab": 1100, "llm_vocab": 700, "llm_pad": 699}

@@ -12,6 +12,9 @@ from mint_iqa.convert.published import Dimensions, llm_config, model_config
 from mint_iqa.model.modeling import MintIQAModel
 from tests import published
 
+pytestmark = pytest.mark.slow
+
+
 EXPECTED = load_file(published.GOLDEN / "expected.safetensors")
 # Everything that can differ does: depths, widths, heads, grid, queries, how often queries see the picture.
 OTHER = {

@@ -25,6 +25,9 @@ from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.records import ModelInfo
 from tests import tiny_sources
 
+pytestmark = pytest.mark.slow
+
+
 INFO = ModelInfo(name="start", revision="")
 
 PIXELS = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(5))

@@ -10,6 +10,9 @@ from mint_iqa.model.references import load_language
 from mint_iqa.vocabulary import FAULT_WORDS, GRADES
 from tests import tiny, tiny_llms, tiny_sources
 
+pytestmark = pytest.mark.slow
+
+
 SCORES = {"quality": 34.9, "authenticity": 52.0, "correspondence": None}
 BLOCK = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 

@@ -18,6 +18,9 @@ from mint_iqa.language.loading import load_llm, placement
 from mint_iqa.model.references import load_language
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
+
 CPU = torch.device("cpu")
 PICTURE = Image.effect_noise((300, 200), 90).convert("RGB")
 

@@ -144,6 +144,7 @@ def test_similarity_is_a_cosine_and_moves_correspondence_alone(model):
     torch.testing.assert_close(moved[:, 2], 0.25 * output.similarity, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_matching_changes_nothing_until_it_is_learned(model):
     matching = tiny.model(matching=True)

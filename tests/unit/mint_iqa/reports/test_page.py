@@ -18,6 +18,9 @@ from mint_iqa.reports.comparison import compare
 from mint_iqa.reports.intervals import mean_interval, mean_of
 from mint_iqa.reports.run import read_run
 
+pytestmark = pytest.mark.slow
+
+
 MODEL = ModelInfo(name="nano", revision="1")
 
 

@@ -22,6 +22,8 @@ from mint_iqa.scoring.batches import (
 from mint_iqa.scoring.manifest import Item
 from tests.deadly import Deadly
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def assessor(tiny_checkpoint):

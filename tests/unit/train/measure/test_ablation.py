@@ -24,7 +24,7 @@ from train.engine.commands import command, step
 from train.engine.recipes import Align, HeldOut, Stage1, Tower, Tune
 from train.heads.readout import Readout
 from train.heads.tuned import TunedReadout
-from train.measure import ablation, generators, predictions
+from train.measure import ablation, generators
 from train.measure.ablation import FOLD, Ablation, answered, clean_only, constant, markdown
 
 
@@ -33,12 +33,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with living_in(tmp_path_factory.mktemp("ablation")) as world:
         prepare.build_all(SIZE)
         yield world
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals take longest, and what is tested here stands beside them."""
-    monkeypatch.setattr(predictions, "BOOTSTRAP_SAMPLES", 20)
 
 
 @pytest.fixture
