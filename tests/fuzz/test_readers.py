@@ -1,7 +1,6 @@
 """A short fuzz run: some thousand mutated files, each read or refused in one sentence."""
 
 import logging
-import subprocess
 import sys
 import warnings
 
@@ -10,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mint_iqa.errors import MintIQAError
+from tests.fuzz import campaign
 from tests.fuzz.campaign import SECONDS, Tally, judge
 from tests.fuzz.readers import READERS, REPOSITORY, seeds_of
 
@@ -87,11 +87,11 @@ def test_a_broken_rule_is_kept_with_its_traceback(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_campaign_counts_its_inputs_exactly(tmp_path):
+def test_the_campaign_counts_its_inputs_exactly(tmp_path, monkeypatch, capsys):
+    """Each reader gets its own process, as always; what starts them runs here, where torch is loaded."""
     pytest.importorskip("atheris", reason="no atheris for this system: see requirements/pins.txt")
-    command = [sys.executable, "-m", "tests.fuzz.campaign", "--inputs", "600", "--output", str(tmp_path)]
-    done = subprocess.run(
-        [*command, "--only", "gif", "manifest"], capture_output=True, text=True, cwd=REPOSITORY
-    )
-    assert "600 mutated inputs over 2 readers" in done.stdout
-    assert done.returncode == 0
+    options = ["--inputs", "600", "--output", str(tmp_path), "--only", "gif", "manifest"]
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sys, "argv", ["campaign", *options])
+    assert campaign.main() == 0
+    assert "600 mutated inputs over 2 readers" in capsys.readouterr().out
