@@ -44,13 +44,14 @@ def test_the_golden_assessments_are_met(nano, one_by_one):
 
 def test_scores_do_not_depend_on_batch_neighbors_or_history(nano, one_by_one):
     "".join(nano.ask(EXAMPLES / "chelsea.jpg", "Why does it score low?"))
-    assert_agree(assess(nano, batch_size=3), one_by_one, TOLERANCE)
+    for size in (3, 20):
+        assert_agree(assess(nano, batch_size=size), one_by_one, TOLERANCE)
 
 
-def test_scores_agree_to_a_hundredth_of_a_point_whatever_the_threads_and_in_one_batch(nano, one_by_one):
+def test_scores_agree_to_a_hundredth_of_a_point_whatever_the_number_of_threads(nano, one_by_one):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2 if threads == 1 else 1)
-        assert_agree(assess(nano, batch_size=20), one_by_one, TOLERANCE)
+        assert_agree(assess(nano, batch_size=4), one_by_one, TOLERANCE)
     finally:
         torch.set_num_threads(threads)

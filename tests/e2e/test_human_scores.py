@@ -11,7 +11,7 @@ from train.data.sets import split
 from train.engine.recipes import Stage1
 
 pytestmark = pytest.mark.data
-PICTURES = 48
+PICTURES = 90
 
 
 @pytest.fixture(scope="module")

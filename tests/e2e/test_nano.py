@@ -64,6 +64,8 @@ def test_the_same_call_gives_the_same_bytes_from_this_process_and_another(nano, 
     picture = EXAMPLES / record["image"]
     again = nano.assess(picture, record["prompt"], explain=True).with_origin(record["image"], None)
     assert again.model_dump_json() == line
+    once_more = nano.assess(picture, record["prompt"], explain=True).with_origin(record["image"], None)
+    assert once_more.model_dump_json() == line
 
 
 def of(demo, image):
@@ -106,6 +108,22 @@ def test_a_named_fault_is_a_detected_fault_and_level_words_follow_the_scores(dem
                 level for level in LEVELS if f"{name} is {level}" in record["explanation"]["overall"].lower()
             }
             assert said <= {level_of(score)}
+
+
+def test_a_score_does_not_depend_on_batch_neighbors_or_history(nano):
+    paths = sorted(EXAMPLES.glob("*.jpg"))
+    prompts = [
+        "a cup of coffee",
+        None,
+        "a photograph of a very tall rocket on its launch pad at dusk, wide angle",
+    ]
+    items = [(path, prompts[i % 3]) for i, path in enumerate(paths)]
+    alone = [nano.assess(path, prompt, explain=False).scores for path, prompt in items]
+    "".join(nano.ask(paths[0], "Why does it score low?"))
+    for size in (2, 5):
+        for one, record in zip(alone, nano.assess_many(items, batch_size=size), strict=True):
+            for name, score in record.scores:
+                assert score == pytest.approx(getattr(one, name), abs=0.01)  # 1e-4 on the 0..1 scale
 
 
 def test_the_streamed_answer_is_the_whole_answer(nano):
