@@ -22,7 +22,7 @@ from train.data.captions import caption_bank
 from train.data.features import encode
 from train.data.sets import learned_of
 from train.data.sources import Sources, read_sources
-from train.engine.checkpoints import AGAIN, held_out, leave, save_alone, writing
+from train.engine.checkpoints import RUN_AGAIN, held_out, leave, save_alone, writing
 from train.engine.commands import step
 from train.engine.parameters import alignment_of
 from train.engine.recipes import Align
@@ -108,7 +108,7 @@ def align(recipe: Align) -> None:
     scale = fit(projection, pooled[:learned].clone(), captions[:learned], recipe)
     alignment.logit_scale.data.fill_(scale)
     figure = retrieval(projection, *unseen)
-    with writing(output, AGAIN):
+    with writing(output, RUN_AGAIN):
         leave(output, recipe, kept, figure)
         save_alone(model, output / "model")
 

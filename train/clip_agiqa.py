@@ -36,7 +36,7 @@ from mint_iqa.files import write_whole
 from mint_iqa.folds import prompt_folds
 from mint_iqa.images import read_image
 from train.data import sets
-from train.data.rounds import best_epoch, label, write_epoch
+from train.data.rounds import best_epoch, write_epoch, write_pictures
 from train.data.sets import LABELS
 from train.engine.checkpoints import begin, rank, writing
 from train.engine.commands import command
@@ -48,7 +48,7 @@ from train.engine.trainer import PlanTrainer, arguments, device, run_to_end
 from train.measure.clip_agiqa import report
 
 TEST_PART, VALIDATION_PART = 5, 8  # a fifth of all, an eighth of the rest
-Judge = Callable[[ClipAgiqa], dict[str, list[float]]]
+ScorePictures = Callable[[ClipAgiqa], dict[str, list[float]]]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Parts:
     test: NDArray[np.int64]
 
 
-def split(rows: list[dict[str, str]], number: int) -> Parts:
+def split_round(rows: list[dict[str, str]], number: int) -> Parts:
     """Of round `number`. The test pictures of round 0 are fold 0 of all other trainings here."""
     everything = np.arange(len(rows))
     is_test = _folds(rows, everything, TEST_PART, number) == 0
@@ -168,13 +168,13 @@ class ClipAgiqaTrainer(PlanTrainer):
 class AfterEachEpoch(TrainerCallback):
     """Scores the held-out pictures, and keeps the model that is best on the validation part."""
 
-    def __init__(self, model: ClipAgiqa, steps: int, folder: Path, judge: Judge) -> None:
-        self.model, self.steps, self.folder, self.judge = model, steps, folder, judge
+    def __init__(self, model: ClipAgiqa, steps: int, folder: Path, score: ScorePictures) -> None:
+        self.model, self.steps, self.folder, self.score = model, steps, folder, score
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         if state.global_step % self.steps == 0:
             control.should_save = True
-            keep(self.folder, state.global_step // self.steps, self.model, self.judge(self.model))
+            keep(self.folder, state.global_step // self.steps, self.model, self.score(self.model))
 
 
 def keep(folder: Path, epoch: int, model: ClipAgiqa, scores: dict[str, list[float]]) -> None:
@@ -187,7 +187,7 @@ def keep(folder: Path, epoch: int, model: ClipAgiqa, scores: dict[str, list[floa
 
 
 @torch.inference_mode()
-def judge(
+def score_pictures(
     model: ClipAgiqa, rows: list[dict[str, str]], chosen: NDArray[np.int64], bf16: bool
 ) -> dict[str, list[float]]:
     """Scores 0..1 of the chosen rows by task, as `ClipAgiqa.score` gives them; processes share the work."""
@@ -211,7 +211,7 @@ def in_turns(own: list[float]) -> list[float]:
     return [values[k] for k in range(len(parts[0])) for values in parts if k < len(values)]
 
 
-def build(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
+def build_model(recipe: ClipAgiqaRecipe) -> ClipAgiqa:
     """An untrained model; MintIQAError if the recipe's backbone can't be loaded or can't take prompts."""
     backbone = load_backbone(recipe.backbone)
     towers = towers_of(backbone)
@@ -243,14 +243,14 @@ def train_round(
             f"{deepspeed} shares out the weights, which CLIP-AGIQA needs whole after each epoch: take ZeRO 1 "
             "or 2.",
         )
-    parts = split(rows, number)
+    parts = split_round(rows, number)
     set_seed(recipe.seed + number)
-    model = build(recipe)
+    model = build_model(recipe)
     kept_apart = np.concatenate([parts.validation, parts.test])
     if rank() == 0:
         with writing(folder):
-            label(folder, rows, {"validation": parts.validation, "test": parts.test})
-    score = partial(judge, rows=rows, chosen=kept_apart, bf16=recipe.bf16)
+            write_pictures(folder, rows, {"validation": parts.validation, "test": parts.test})
+    score = partial(score_pictures, rows=rows, chosen=kept_apart, bf16=recipe.bf16)
     if recipe.epochs == 0:
         return None if (folder / "model").exists() else keep(folder, 0, model.to(device()), score(model))
     crops = RatedCrops(rows, parts.train, recipe, model.towers)

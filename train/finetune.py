@@ -29,13 +29,13 @@ from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.data.ratings import Ratings, read_ratings
 from train.data.vectors import vectors_of
 from train.engine.commands import step
-from train.heads.ridge import Adjustment, Seen, apply, learn, seen_by
+from train.heads.ridge import Adjustment, HeadInputs, apply, head_inputs, learn_adjustment
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-FEWEST = 10  # ratings; below, cross-validation hardly tells a better head from a worse one
-FEWEST_GROUPS = 3
-FEWEST_TESTS = 3  # for a correlation
+MIN_RATINGS = 10  # ratings; below, cross-validation hardly tells a better head from a worse one
+MIN_GROUPS = 3
+MIN_TEST_PICTURES = 3  # for a correlation
 REPORT = "finetune.json"
 
 
@@ -68,10 +68,10 @@ def finetune(recipe: Finetune) -> Path:
     frozen = vectors_of(assessor, ratings.pictures)
     report, changed = {}, set[str]()
     for name, own in known.items():
-        case = _case(recipe, ratings, name, own, seen_by(assessor.model, name, frozen))
+        case = _case(recipe, ratings, name, own, head_inputs(assessor.model, name, frozen))
         adjustment, strength = case.final()
         report[name] = case.figures() | {"strength": strength}
-        print(_told(name, report[name]), flush=True)
+        print(_result_lines(name, report[name]), flush=True)
         changed |= apply(assessor.model, name, adjustment)
     state = assessor.model.state_dict()
     save(output, assessor.model.folder, {k: state[k] for k in changed}, recipe, report)
@@ -85,18 +85,18 @@ def _rated_rows(ratings: Ratings, name: Dimension) -> Integers:
     learned = rows[~ratings.held_out()[rows]]
     where = " and ".join(note.split(":")[0] for note in ratings.notes)
     groups = ratings.most_folds(learned)
-    if len(rows) and len(learned) < FEWEST:
+    if len(rows) and len(learned) < MIN_RATINGS:
         kept = "" if len(learned) == len(rows) else " to learn from, the file's test pictures aside"
         raise MintIQAError(
             "too_few_ratings",
-            f"{where} has {len(learned)} ratings of {name}{kept}: give at least {FEWEST}, or leave that "
+            f"{where} has {len(learned)} ratings of {name}{kept}: give at least {MIN_RATINGS}, or leave that "
             "column out.",
         )
-    if len(rows) and groups < FEWEST_GROUPS:
+    if len(rows) and groups < MIN_GROUPS:
         raise MintIQAError(
             "too_few_ratings",
             f"The ratings of {name} in {where} are of {groups} prompts: what is learned can't be tested on "
-            f"others, so give at least {FEWEST_GROUPS}, or leave the prompts out to test on other pictures.",
+            f"others, so give at least {MIN_GROUPS}, or leave the prompts out to test on other pictures.",
         )
     if len(rows) and np.ptp(targets[learned]) == 0:
         raise MintIQAError(
@@ -112,7 +112,7 @@ class ScoreCase:
     """One score's ratings: `seen`, wanted (0..1), weights, folds and groups of the same N pictures; test:
     those that are never learned from."""
 
-    seen: Seen
+    seen: HeadInputs
     wanted: Floats
     weights: Floats
     folds: Integers
@@ -125,7 +125,7 @@ class ScoreCase:
 
     def figures(self) -> dict[str, object]:
         """Before and after, on pictures that were not learned from: the test part, or each fold in turn."""
-        own_test = int(self.test.sum()) >= FEWEST_TESTS
+        own_test = int(self.test.sum()) >= MIN_TEST_PICTURES
         rows = np.flatnonzero(self.test == own_test)
         after = np.zeros(len(self.wanted))
         if own_test:
@@ -140,10 +140,10 @@ class ScoreCase:
 
     def _learn(self, used: NDArray[np.bool_]) -> tuple[Adjustment, float | None]:
         rows = np.flatnonzero(used)
-        return learn(self.seen[rows], self.wanted[rows], self.weights[rows], self.folds[rows])
+        return learn_adjustment(self.seen[rows], self.wanted[rows], self.weights[rows], self.folds[rows])
 
 
-def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: Seen) -> ScoreCase:
+def _case(recipe: Finetune, ratings: Ratings, name: Dimension, rows: Integers, seen: HeadInputs) -> ScoreCase:
     groups, test = [ratings.groups()[i] for i in rows], ratings.held_out()[rows]
     learned, folds = rows[~test], np.zeros(len(rows), dtype=np.int64)
     folds[~test] = ratings.folds(learned, min(recipe.folds, ratings.most_folds(learned)), recipe.seed)
@@ -174,7 +174,7 @@ def _figures(
     }  # fmt: skip
 
 
-def _told(name: str, figures: dict[str, object]) -> str:
+def _result_lines(name: str, figures: dict[str, object]) -> str:
     """One score's figures as lines for people."""
 
     def shown(key: str, digits: int) -> str:

@@ -41,12 +41,12 @@ from mint_iqa.model.processing import MintIQAProcessor
 from train.data import sets
 from train.data.features import encode
 from train.data.sets import folds_of, learned_of, split
-from train.engine.checkpoints import AGAIN, held_out, leave, writing
+from train.engine.checkpoints import RUN_AGAIN, held_out, leave, writing
 from train.engine.commands import step
 from train.engine.parameters import alignment_of
 from train.engine.recipes import HeldOut, Match
 
-BATCH = 8
+BATCH_SIZE = 8
 SHOWN_FROM = 0.6  # human alignment, 0..1, from which a picture counts as showing its prompt
 VECTORS = "vectors.safetensors"
 
@@ -67,7 +67,7 @@ class Pairs:
         return Pairs(self.vectors[rows], texts, self.sentences[used], self.shown[rows])
 
 
-def fit(groups: Sequence[Pairs], penalty: float, settings: Match) -> Tensor:
+def fit_map(groups: Sequence[Pairs], penalty: float, settings: Match) -> Tensor:
     """The map's weight float[Dt, Dt]: every picture is to find a text of its own among those of its group."""
     groups = [pairs for pairs in groups if len(pairs.vectors)]
     width = groups[0].vectors.shape[1]
@@ -87,7 +87,7 @@ def fit(groups: Sequence[Pairs], penalty: float, settings: Match) -> Tensor:
     return weight.detach()
 
 
-def learn(
+def learn_map(
     generated: Pairs, fold: Tensor, unrelated: Tensor, photographs: Pairs, settings: Match
 ) -> tuple[Tensor, float, dict[str, float]]:
     """The map, the knee, and how well prompts were told from unrelated ones by fits without their fold.
@@ -103,7 +103,7 @@ def learn(
             width = generated.vectors.shape[1]
             weight = torch.zeros(width, width)
             if penalty:
-                weight = fit([generated[(~rows).nonzero()[:, 0]], photographs], penalty, settings)
+                weight = fit_map([generated[(~rows).nonzero()[:, 0]], photographs], penalty, settings)
             cosines = generated.vectors[rows] @ mapped(generated.sentences, weight).T
             own[rows] = cosines.gather(1, generated.texts[rows])[:, 0]
             other[rows] = cosines.gather(1, unrelated[rows])
@@ -113,7 +113,7 @@ def learn(
     chosen = max(settings.penalties, key=lambda penalty: found[penalty][0])
     auc, knee = found[chosen]
     figures = {"penalty": chosen, "auc_before": found[0.0][0], "auc": auc, "knee": knee}
-    return fit([generated, photographs], chosen, settings), knee, figures
+    return fit_map([generated, photographs], chosen, settings), knee, figures
 
 
 # --- pictures and prompts ---
@@ -122,8 +122,8 @@ def learn(
 @torch.inference_mode()
 def image_vectors(model: MintIQAModel, processor: MintIQAProcessor, paths: Sequence[str]) -> Tensor:
     """The model's vectors of pictures in the sentence space, float[N, Dt], computed as in use."""
-    starts = tqdm(range(0, len(paths), BATCH), desc="Pictures", disable=None)
-    images = ([read_image(path).rgb for path in paths[start : start + BATCH]] for start in starts)
+    starts = tqdm(range(0, len(paths), BATCH_SIZE), desc="Pictures", disable=None)
+    images = ([read_image(path).rgb for path in paths[start : start + BATCH_SIZE]] for start in starts)
     seen = encode(model, map(processor.pixel_values, images))
     return torch.cat([alignment_of(model).image_vector(encoded.image_embeds) for encoded in seen])
 
@@ -140,14 +140,14 @@ def vectors_once(
             if (opened.metadata() or {}).get("made_of") == made_of:
                 return opened.get_tensor("vectors")
     vectors = image_vectors(model, processor, paths)
-    with writing(file, AGAIN):
+    with writing(file, RUN_AGAIN):
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"vectors": vectors}, file, metadata={"made_of": made_of})
     return vectors
 
 
 @torch.inference_mode()
-def sentences(model: MintIQAModel, processor: MintIQAProcessor, texts: Sequence[str]) -> Tensor:
+def sentence_vectors(model: MintIQAModel, processor: MintIQAProcessor, texts: Sequence[str]) -> Tensor:
     """Their unit vectors, float[M, Dt], before the map."""
     found = [torch.empty(0, prompt_map_of(model).in_features)]
     for start in range(0, len(texts), 64):
@@ -171,7 +171,7 @@ def unrelated_texts(
 
 
 def learn_from_pictures(model: MintIQAModel, start: HeldOut, file: Path, settings: Match) -> dict[str, float]:
-    """Teach the model on the part of AGIQA-3K and Flickr8k that its start trained on; what `learn` found."""
+    """Teach the model on what its start trained on of AGIQA-3K and Flickr8k; what `learn_map` found."""
     processor = MintIQAProcessor.from_config(model.config, folder_of(model))
     root = sets.data_root()
     everything = sets.agiqa3k(root)
@@ -191,13 +191,13 @@ def learn_from_pictures(model: MintIQAModel, start: HeldOut, file: Path, setting
     names = sorted(set(prompts))
     texts = torch.tensor([[names.index(prompt)] for prompt in prompts])
     shown = torch.tensor([float(row["mos_align"]) / 5 for row in human])
-    generated = Pairs(vectors[: len(human)], texts, sentences(model, processor, names), shown)
+    generated = Pairs(vectors[: len(human)], texts, sentence_vectors(model, processor, names), shown)
     captions = [(p["captions"] * 5)[:5] for p in photographs]
     each = torch.arange(5 * len(captions)).view(-1, 5)
-    flat = sentences(model, processor, [text for five in captions for text in five])
+    flat = sentence_vectors(model, processor, [text for five in captions for text in five])
     photographed = Pairs(vectors[len(human) :], each, flat, torch.ones(len(captions)))
     unrelated = unrelated_texts(prompts, names, fold, settings)
-    weight, knee, figures = learn(generated, torch.from_numpy(fold), unrelated, photographed, settings)
+    weight, knee, figures = learn_map(generated, torch.from_numpy(fold), unrelated, photographed, settings)
     with torch.no_grad():
         prompt_map_of(model).weight.copy_(weight)
         alignment_of(model).knee.fill_(knee)
@@ -283,7 +283,7 @@ def match(recipe: Match) -> None:
     kept = held_out(start)
     model = prepared(start / "model")
     figures = learn_from_pictures(model, kept, output / VECTORS, recipe)
-    with writing(output, AGAIN):
+    with writing(output, RUN_AGAIN):
         save(model, output / "model")
         leave(output, recipe, kept, ", ".join(f"{name} {value:.3f}" for name, value in figures.items()))
 

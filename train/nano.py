@@ -116,7 +116,7 @@ def run(overrides: Sequence[str]) -> None:
     for number, step in enumerate(STEPS, 1):
         title = f"[{number}/{len(STEPS)}] {step.name}"
         if is_finished(step, image_size):
-            print(f"{title}: finished{_told(done.get(step.name))}", flush=True)
+            print(f"{title}: finished{_result(done.get(step.name))}", flush=True)
             continue
         options = ["--set", *own] if (own := settings_of(step, overrides)) else []
         options += ["--image-size", str(image_size)] if step.writes is None else []
@@ -126,7 +126,7 @@ def run(overrides: Sequence[str]) -> None:
         done[step.name] = {"minutes": round((time.monotonic() - started) / 60, 1), "figure": figure}
         RUNS.mkdir(exist_ok=True)
         write_whole(RECORD, json.dumps(done, indent=2))
-        print(f"{title}: finished{_told(done[step.name])}", flush=True)
+        print(f"{title}: finished{_result(done[step.name])}", flush=True)
 
 
 def follow(command: Sequence[str], step: Step) -> str:
@@ -150,7 +150,7 @@ def follow(command: Sequence[str], step: Step) -> str:
     return figure
 
 
-def _told(done: dict[str, object] | None) -> str:
+def _result(done: dict[str, object] | None) -> str:
     if done is None:
         return ""
     return f" in {done['minutes']} minutes" + (f": {done['figure']}" if done["figure"] else "")

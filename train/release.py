@@ -23,18 +23,18 @@ from train.data import pictures
 from train.data.features import encode
 from train.data.pictures import load
 from train.data.sets import SETS
-from train.engine.checkpoints import AGAIN, FIGURE, writing
+from train.engine.checkpoints import FIGURE, RUN_AGAIN, writing
 from train.engine.commands import ends_in_a_sentence
 
-SAMPLE = 500  # pictures of each set, clean and faulted
+SAMPLE_SIZE = 500  # pictures of each set, clean and faulted
 FAMILIAR_SHARE = 0.995
 
 
 @torch.inference_mode()
 def pooled_embeds(model: MintIQAModel, processor: MintIQAProcessor, name: str) -> Tensor:
-    """float[SAMPLE, Dv]: mean image_embeds of a seeded sample of a training set."""
+    """float[SAMPLE_SIZE, Dv]: mean image_embeds of a seeded sample of a training set."""
     pixels, _ = load(name, processor.image_size)
-    rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE]
+    rows = np.random.default_rng(0).permutation(len(pixels))[:SAMPLE_SIZE]
     inner = pictures.center(processor.image_size)
     parts = tqdm(np.array_split(rows, -(-len(rows) // 25)), desc=name, disable=None)
     batches = (processor.normalize(pixels[np.sort(part)][:, inner, inner]) for part in parts)
@@ -63,7 +63,7 @@ def main() -> None:
     processor = MintIQAProcessor.from_config(model.config)
     embeds = torch.cat([pooled_embeds(model, processor, name) for name in SETS])
     measure_familiarity(model, embeds)
-    with writing(options.preset, AGAIN):
+    with writing(options.preset, RUN_AGAIN):
         model.half().save_pretrained(options.preset, max_shard_size="90MB")
         adapter = options.preset / "language"
         adapter.mkdir(exist_ok=True)

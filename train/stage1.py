@@ -26,9 +26,9 @@ from mint_iqa.model.processing import MintIQAProcessor
 from mint_iqa.vocabulary import CORRESPONDENCE
 from train.data import pictures
 from train.data.captions import caption_bank
-from train.data.looks import Looks, draw
+from train.data.looks import Looks, draw_examples
 from train.data.ratings import Ratings, write_rated
-from train.data.sets import RATED, learned_of
+from train.data.sets import RATED_COLUMNS, learned_of
 from train.data.sources import sources_of, split_rated
 from train.engine.checkpoints import FIGURE, begin, bind, rank, save_model, writing
 from train.engine.commands import command
@@ -115,7 +115,7 @@ class ScoreLearner(Learner):
         wanted = 0.5 * (targets[:, CORRESPONDENCE] - mismatch)
         losses["pair"] = self.recipe.rank_weight * (wanted - gap).clamp(min=0).nan_to_num().mean()
         if human.sum() > 1:
-            ranked = [rank_loss(scores[human, k], targets[human, k]) for k in RATED]
+            ranked = [rank_loss(scores[human, k], targets[human, k]) for k in RATED_COLUMNS]
             losses["rank"] = self.recipe.rank_weight * torch.stack(ranked).sum()
         return losses
 
@@ -146,7 +146,7 @@ def data_of(recipe: Stage1, model: MintIQAModel, processor: MintIQAProcessor) ->
     if recipe.photograph_epochs:
         learned = learned_of(sources.photographs, recipe.held_out_photographs)
         captions = caption_bank(model, processor, sources.photographs)[:learned]
-    return Looks(draw(sources, recipe), sources, processor), captions
+    return Looks(draw_examples(sources, recipe), sources, processor), captions
 
 
 def keep_ratings(recipe: Stage1, ratings: Ratings) -> None:

@@ -183,14 +183,14 @@ def find_faults(model: MintIQAModel, processor: MintIQAProcessor, sources: Sourc
 
 
 def data_of(
-    recipe: Stage2, told: Samples | None, explainer: Explainer, processor: MintIQAProcessor
+    recipe: Stage2, samples: Samples | None, explainer: Explainer, processor: MintIQAProcessor
 ) -> tuple[InstructionSet, FileInstructions | None]:
-    """Training examples in order, and validation examples. told: the recipe's own data."""
+    """Training examples in order, and validation examples. samples: the recipe's own data."""
     explainer.model.eval()
-    if told is None:
+    if samples is None:
         return drawn(recipe, explainer, processor), None
     scorer = Assessor(explainer.model, processor, ModelInfo(name="", revision=""))
-    return examples_of(told, scorer, explainer.language, recipe.passes, recipe.seed)
+    return examples_of(samples, scorer, explainer.language, recipe.passes, recipe.seed)
 
 
 def drawn(recipe: Stage2, explainer: Explainer, processor: MintIQAProcessor) -> StoredInstructions:
@@ -237,22 +237,22 @@ def parameter_groups(explainer: Explainer, recipe: Stage2) -> list[dict[str, Any
 def train(recipe: Stage2, resume: bool = False, deepspeed: Path | None = None) -> Path:
     """Run the recipe; the folder of the whole model, both stages."""
     # First: a broken line is found in a second, and loading the models takes ten.
-    told = read_samples(recipe.instructions, recipe.images) if recipe.instructions else None
+    samples = read_samples(recipe.instructions, recipe.images) if recipe.instructions else None
     checkpoint = begin(recipe, resume)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    if told is not None:
-        bind(Path(recipe.output), "instructions", told.digest())
+    if samples is not None:
+        bind(Path(recipe.output), "instructions", samples.digest())
     model, processor = start_of(recipe)
     explainer = explainer_of(recipe, model.to(device()))
-    data, measured = data_of(recipe, told, explainer, processor)
+    data, measured = data_of(recipe, samples, explainer, processor)
     if measured is not None:
-        tell_loss("before", explainer, measured, recipe.batch_size)
+        print_validation_loss("before", explainer, measured, recipe.batch_size)
     groups = parameter_groups(explainer, recipe)
     trainer = PlanTrainer(recipe, explainer, groups, data, data.collate, deepspeed)
     learned = run_to_end(trainer, checkpoint)
     if measured is not None:
-        tell_loss("after", explainer, measured, recipe.batch_size)
+        print_validation_loss("after", explainer, measured, recipe.batch_size)
     folder = Path(recipe.output) / "model"
     if rank() == 0:
         print(f"{FIGURE}{trainer.last_loss()}", flush=True)
@@ -275,7 +275,9 @@ def finish(recipe: Stage2, language: LanguageModel, learned: dict[str, Tensor], 
 
 
 @torch.inference_mode()
-def tell_loss(when: str, explainer: Explainer, data: FileInstructions, batch_size: int) -> float | None:
+def print_validation_loss(
+    when: str, explainer: Explainer, data: FileInstructions, batch_size: int
+) -> float | None:
     """Print and return the mean cross-entropy of the answers' tokens, in nats; None without an example."""
     if not len(data):
         return None

@@ -25,9 +25,9 @@ from train.data.sets import FOLDS, check_fold
 from train.engine.checkpoints import checkpoints, leave, save_alone, writing
 from train.engine.commands import step
 from train.engine.recipes import HeldOut, Tune
-from train.heads.own_units import settle
+from train.heads.own_units import fit_own_units
 from train.heads.readout import Readout
-from train.heads.tuned import run
+from train.heads.tuned import tune_model
 
 
 def tune(recipe: Tune) -> None:
@@ -42,8 +42,8 @@ def tune(recipe: Tune) -> None:
     learned = features["fold"] != (-2 if recipe.test_fold is None else recipe.test_fold)
     rows = learned.nonzero().squeeze(1)
     human = sets.agiqa3k(sets.data_root())
-    readout = run(Path(recipe.start), features, rows, human, recipe, checkpoint)
-    settle(readout, rows, recipe.own_units)
+    readout = tune_model(Path(recipe.start), features, rows, human, recipe, checkpoint)
+    fit_own_units(readout, rows, recipe.own_units)
     figure = quality_on(readout, (~learned & features["human"]).nonzero().squeeze(1))
     model = readout.model
     model.config.language["taught"] = False

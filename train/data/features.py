@@ -21,7 +21,7 @@ from mint_iqa.checkpoints.finding import revision_of
 from mint_iqa.model.modeling import EncodedImage, MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from train.data import pictures, sets
-from train.data.looks import Example, look, picture_of
+from train.data.looks import Example, draw_look, picture_of
 from train.data.sets import FOLDS, SETS, folds_of, learned_of
 from train.data.sources import Sources, read_sources
 from train.engine.checkpoints import held_out, writing
@@ -31,7 +31,7 @@ from train.engine.precision import autocast
 # All of AGIQA-3K's four twins per picture except the small one.
 KEPT_TWINS = (0, 2, 3, 4)
 NO_PROMPT_SHARE = 0.25  # of second prompts
-BATCH = 32
+BATCH_SIZE = 32
 PARTS = 8  # files, each of an eighth of the looks
 
 DrawnLook = tuple[Example, int, int]  # look, AGIQA-3K row or -1, fold or -1
@@ -67,7 +67,7 @@ def draw_looks(sources: Sources, photographs: int, seed: int = 0) -> list[DrawnL
                 continue
             pool = captions if photograph else pools[fold[row.source]]
             source = -1 if photograph else row.source
-            drawn = look(picture_of(sources, name, row, i), pool, NO_PROMPT_SHARE, rng)
+            drawn = draw_look(picture_of(sources, name, row, i), pool, NO_PROMPT_SHARE, rng)
             looks.append((drawn, source, -1 if photograph else int(fold[row.source])))
     return [looks[i] for i in rng.permutation(len(looks))]  # so that every part costs the same
 
@@ -80,7 +80,7 @@ def features_of(
     inner = pictures.center(processor.image_size)
     alignment = alignment_of(model)
     found: dict[str, list[Tensor]] = {}
-    parts = [examples[start : start + BATCH] for start in range(0, len(examples), BATCH)]
+    parts = [examples[start : start + BATCH_SIZE] for start in range(0, len(examples), BATCH_SIZE)]
     crops = (np.stack([sources.pixels[e.pixels[0]][e.pixels[1]][inner, inner] for e in p]) for p in parts)
     batches = tqdm(map(processor.normalize, crops), title, len(parts), disable=None, mininterval=10)
     for part, encoded in zip(parts, encode(model, batches, half=True), strict=True):

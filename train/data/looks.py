@@ -21,7 +21,7 @@ from train.data import pictures
 from train.data.pictures import CLEAN, Row
 from train.data.ratings import Ratings
 from train.data.sets import check_fold, learned_of, split
-from train.data.sources import OWN, Sources, split_rated
+from train.data.sources import OWN_SET, Sources, split_rated
 from train.engine.recipes import Stage1
 
 NAN = float("nan")
@@ -65,7 +65,7 @@ class KnownPicture:
     caption: int = -1
 
 
-def draw(sources: Sources, recipe: Stage1) -> list[Example]:
+def draw_examples(sources: Sources, recipe: Stage1) -> list[Example]:
     """The run's examples in order."""
     passes = {k: getattr(recipe, k) for k in ("human_epochs", "photograph_epochs", "rating_epochs")}
     if negative := [k for k, value in passes.items() if value < 0]:
@@ -92,7 +92,7 @@ def draw(sources: Sources, recipe: Stage1) -> list[Example]:
     captions = [p["captions"][0] for p in sources.photographs[:learned]]
     # Twins take captions for wrong prompts, where photographs bring some.
     return [
-        look(known[i], pool if known[i].human else captions or pool, recipe.no_prompt_share, rng)
+        draw_look(known[i], pool if known[i].human else captions or pool, recipe.no_prompt_share, rng)
         for i in order
     ]
 
@@ -139,7 +139,7 @@ def _rated(ratings: Ratings, index: int) -> KnownPicture:
     record = ratings.records[index]
     scores = {name: mos / 100 for name, mos in record.mos.items()}
     prompts, row = [record.prompt or ""], Row(index, CLEAN)
-    return KnownPicture((OWN, index), row, prompts, scores, human=True, clean_before=False)
+    return KnownPicture((OWN_SET, index), row, prompts, scores, human=True, clean_before=False)
 
 
 def _scores(**known: float) -> dict[Dimension, float]:
@@ -166,7 +166,7 @@ def _fault_targets(picture: KnownPicture) -> tuple[float, ...]:
     return tuple(row.severity if name == row.fault else other for name in FAULTS)
 
 
-def look(
+def draw_look(
     picture: KnownPicture, pool: Sequence[str], no_prompt_share: float, rng: np.random.Generator
 ) -> Example:
     """A picture with one of its prompts and a second one: none, one word exchanged, or one of `pool`.
@@ -182,7 +182,7 @@ def look(
     try:
         second, target = _second_look(prompt, known, pool, no_prompt_share, rng)
     except ValueError:
-        if picture.pixels[0] != OWN:
+        if picture.pixels[0] != OWN_SET:
             raise
         second, target = "", NAN  # your own ratings may be of one subject
     caption = picture.caption * 5 + which if picture.caption >= 0 else -1

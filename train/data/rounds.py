@@ -12,7 +12,7 @@ from mint_iqa.vocabulary import Dimension
 from train.data.sets import LABELS
 
 
-def label(folder: Path, rows: list[dict[str, str]], parts: dict[str, Iterable[int]]) -> None:
+def write_pictures(folder: Path, rows: list[dict[str, str]], parts: dict[str, Iterable[int]]) -> None:
     """Write which pictures a round's scores belong to; parts: row numbers of validation and test."""
     kept = [
         {"part": part, "image": rows[i]["image"], "prompt": rows[i]["prompt"]}
@@ -24,11 +24,11 @@ def label(folder: Path, rows: list[dict[str, str]], parts: dict[str, Iterable[in
 
 
 def write_epoch(folder: Path, epoch: int, scores: dict[str, list[float]]) -> None:
-    """scores: 0..1, by task, in the order of `label`."""
+    """scores: 0..1, by task, in the order of `write_pictures`."""
     write_whole(folder / f"epoch{epoch}.json", json.dumps(scores))
 
 
-def of_part(
+def read_part(
     folder: Path, epoch: int, task: Dimension, part: str
 ) -> tuple[list[float], list[float], list[str]]:
     """(scores, human scores, prompts) of the validation or the test pictures after an epoch."""
@@ -44,5 +44,5 @@ def of_part(
 def best_epoch(folder: Path, part: str) -> int:
     """The epoch with the highest quality SRCC on a part, the first of equal ones."""
     epochs = sorted(int(path.stem.removeprefix("epoch")) for path in folder.glob("epoch*.json"))
-    found = {epoch: srcc(*of_part(folder, epoch, "quality", part)[:2]) for epoch in epochs}
+    found = {epoch: srcc(*read_part(folder, epoch, "quality", part)[:2]) for epoch in epochs}
     return max(found, key=lambda epoch: np.nan_to_num(found[epoch], nan=-1.0))

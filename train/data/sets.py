@@ -20,7 +20,7 @@ from train.engine.recipes import HeldOut
 SETS = ("agiqa3k", "flickr8k")
 # Dimensions that people rated, and the column of AGIQA-3K for each (0..5).
 LABELS: dict[Dimension, str] = {"quality": "mos_quality", "correspondence": "mos_align"}
-RATED = [DIMENSIONS.index(name) for name in LABELS]  # their columns among the scores
+RATED_COLUMNS = [DIMENSIONS.index(name) for name in LABELS]  # their columns among the scores
 
 
 def data_root() -> Path:

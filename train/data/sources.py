@@ -16,7 +16,7 @@ from train.data.ratings import Ratings, read_ratings
 from train.data.sets import SETS, Sides
 from train.engine.recipes import Stage1
 
-OWN = "rated"  # the set of your own pictures
+OWN_SET = "rated"  # the set of your own pictures
 
 
 @dataclass
@@ -53,7 +53,7 @@ def sources_of(recipe: Stage1, image_size: int, max_aspect: float) -> Sources:
         name = f"rated-{hashlib.sha256(' '.join(hashes).encode()).hexdigest()[:16]}"
         paths = [str(picture.path) for picture in ratings.pictures]
         pictures.build(name, image_size, paths, (), max_aspect=max_aspect)
-        sources.pixels[OWN], sources.rows[OWN] = pictures.load(name, image_size)
+        sources.pixels[OWN_SET], sources.rows[OWN_SET] = pictures.load(name, image_size)
     return sources
 
 

@@ -22,7 +22,7 @@ from mint_iqa.files import cache_root
 from mint_iqa.images import read_image
 
 Floats = NDArray[np.float32]
-BATCH = 8
+BATCH_SIZE = 8
 # Raised when the files or what is computed into them change.
 FORMAT = "1"
 
@@ -52,8 +52,8 @@ def vectors_of(assessor: Assessor, pictures: Sequence[ShownPicture]) -> FrozenVe
     folder = cache_root() / "frozen" / _weights(assessor)
     paths = [folder / f"{_key(picture)}.npy" for picture in pictures]
     new = [(picture, path) for picture, path in zip(pictures, paths, strict=True) if not path.is_file()]
-    for start in tqdm(range(0, len(new), BATCH), "Looking at pictures", disable=None, leave=False):
-        part = new[start : start + BATCH]
+    for start in tqdm(range(0, len(new), BATCH_SIZE), "Looking at pictures", disable=None, leave=False):
+        part = new[start : start + BATCH_SIZE]
         for row, (_, path) in zip(_encode(assessor, [p for p, _ in part]), part, strict=True):
             _write(path, row)
     rows = np.stack([np.load(path) for path in paths])

@@ -19,10 +19,10 @@ from train.engine.recipes import HeldOut, Optimization
 
 RECIPE = "recipe.json"  # of a run, beside its model
 FIGURE = "Figure: "  # begins the line with a run's result
-WHOLE = "whole.json"  # written last: a checkpoint without it is a killed run's remainder
-AGAIN = "run it again"  # the remedy of a command that has nothing to continue from
+COMPLETE_MARK = "whole.json"  # written last: a checkpoint without it is a killed run's remainder
+RUN_AGAIN = "run it again"  # the remedy of a command that has nothing to continue from
 # Settings that may differ between a run and its continuation: they change no weight.
-HARMLESS = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
+MAY_DIFFER = ("output", "stop_after", "save_steps", "log_steps", "threads", "rounds")
 
 
 def rank() -> int:
@@ -35,7 +35,7 @@ def world_size() -> int:
 
 def checkpoints(output: Path) -> list[Path]:
     """The complete ones, oldest first."""
-    found = [path.parent for path in output.glob(f"checkpoint-*/{WHOLE}")]
+    found = [path.parent for path in output.glob(f"checkpoint-*/{COMPLETE_MARK}")]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
@@ -100,7 +100,7 @@ def leave(output: Path, recipe: Any, kept: HeldOut, figure: str) -> None:
 
 
 def _check_recipe(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    keys = [k for k in before.keys() | now.keys() if k not in HARMLESS and before.get(k) != now.get(k)]
+    keys = [k for k in before.keys() | now.keys() if k not in MAY_DIFFER and before.get(k) != now.get(k)]
     if keys:
         raise MintIQAError(
             "other_recipe",
@@ -110,7 +110,7 @@ def _check_recipe(output: Path, before: dict[str, Any], now: dict[str, Any]) -> 
 
 
 def _check_processes(checkpoint: Path) -> None:
-    processes = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))["processes"]
+    processes = json.loads((checkpoint / COMPLETE_MARK).read_text(encoding="utf-8"))["processes"]
     if processes != world_size():
         raise MintIQAError(
             "other_world_size",

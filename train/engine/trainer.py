@@ -23,7 +23,7 @@ from transformers.integrations import TensorBoardCallback, unset_hf_deepspeed_co
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import write_whole
-from train.engine.checkpoints import WHOLE, checkpoints, rank, world_size, writing
+from train.engine.checkpoints import COMPLETE_MARK, checkpoints, rank, world_size, writing
 from train.engine.distributed import own_share
 from train.engine.parameters import Learner, describe, restore, trained_state
 from train.engine.recipes import Optimization
@@ -217,7 +217,7 @@ class PlanTrainer(Trainer):
         if not self.args.should_save:
             return
         with writing(folder):
-            write_whole(folder / WHOLE, json.dumps({"processes": world_size()}))
+            write_whole(folder / COMPLETE_MARK, json.dumps({"processes": world_size()}))
         # Only now, so that a complete one exists at any moment.
         for older in checkpoints(output):
             if older != folder:

@@ -19,7 +19,7 @@ from train.heads.losses import severity_loss
 from train.heads.readout import Readout
 
 
-def settle(readout: Readout, rows: Tensor, settings: OwnUnitsFit) -> None:
+def fit_own_units(readout: Readout, rows: Tensor, settings: OwnUnitsFit) -> None:
     """Fit both heads on the looks `rows`, faulted ones and all.
 
     A malformed picture of AGIQA-3K is compared with its own original.

@@ -13,7 +13,7 @@ from torch.nn.functional import dropout
 from instruct_data.prompts import UNRELATED_SCORE, content_words
 from mint_iqa.model.modeling import MintIQAModel, ScoreOutput
 from mint_iqa.vocabulary import CORRESPONDENCE, QUALITY
-from train.data.sets import RATED
+from train.data.sets import RATED_COLUMNS
 from train.engine.parameters import alignment_of, faults_in, shortcut_of
 from train.engine.recipes import FrozenFit, HeadLoss
 from train.heads.losses import PROMPT_FREE, masked_l1, rank_loss, severity_loss
@@ -76,7 +76,7 @@ class Readout:
         third = self.outputs(picture, rows, "first", drop=True, prompts=rows.roll(1))
         loss = loss + self._wrong_prompt_loss(first, third.scores[:, CORRESPONDENCE], targets, other)
         human = f["human"][rows]
-        for k in RATED:
+        for k in RATED_COLUMNS:
             loss = loss + s.rank_weight * rank_loss(first.scores[human, k], targets[human, k])
         for output in (first, second):
             loss = loss + s.fault_weight * severity_loss(faults_in(output), f["faults"][rows])

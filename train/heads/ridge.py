@@ -29,7 +29,7 @@ ROUNDING = 1e-8
 
 
 @dataclass(frozen=True)
-class Seen:
+class HeadInputs:
     """What one head reads of N pictures: vectors float[N, Dq], similarity float[N] (0 for all heads but the
     one that reads it), and score float[N], around 0..1, what it says now."""
 
@@ -37,8 +37,8 @@ class Seen:
     similarity: Floats
     score: Floats
 
-    def __getitem__(self, rows: Integers) -> "Seen":
-        return Seen(self.vectors[rows], self.similarity[rows], self.score[rows])
+    def __getitem__(self, rows: Integers) -> "HeadInputs":
+        return HeadInputs(self.vectors[rows], self.similarity[rows], self.score[rows])
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,23 @@ class Adjustment:
     gain: float
     shift: float
 
-    def __call__(self, seen: Seen) -> Floats:
+    def __call__(self, seen: HeadInputs) -> Floats:
         """The new scores, float[N], around 0..1."""
         moved = seen.vectors @ self.direction + self.gain * seen.similarity + self.shift
         return (1 + self.slope) * seen.score + moved
 
 
-def seen_by(model: MintIQAModel, dimension: str, frozen: FrozenVectors) -> Seen:
+def head_inputs(model: MintIQAModel, dimension: str, frozen: FrozenVectors) -> HeadInputs:
     number = model.config.dimensions.index(dimension)
     similarity = frozen.similarity.astype(np.float64) * (number == CORRESPONDENCE)
-    return Seen(frozen.vectors.astype(np.float64), similarity, frozen.scores[:, number].astype(np.float64))
+    return HeadInputs(
+        frozen.vectors.astype(np.float64), similarity, frozen.scores[:, number].astype(np.float64)
+    )
 
 
-def learn(seen: Seen, wanted: Floats, weights: Floats, folds: Integers) -> tuple[Adjustment, float | None]:
+def learn_adjustment(
+    seen: HeadInputs, wanted: Floats, weights: Floats, folds: Integers
+) -> tuple[Adjustment, float | None]:
     """The adjustment towards `wanted` float[N] on 0..1, and the strength that was chosen for it.
 
     weights float[N] > 0; folds int[N]: rows of one fold are predicted by a fit on the others.
@@ -71,20 +75,20 @@ def learn(seen: Seen, wanted: Floats, weights: Floats, folds: Integers) -> tuple
     for fold in np.unique(folds):
         others, own = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         for i, strength in enumerate(STRENGTHS):
-            adjusted = fit(seen[others], wanted[others], weights[others], strength)(seen[own])
+            adjusted = fit_adjustment(seen[others], wanted[others], weights[others], strength)(seen[own])
             errors[i, own] = weights[own] * (adjusted.clip(0, 1) - wanted[own]) ** 2
-    strength = STRENGTHS[chosen(errors)]
-    return fit(seen, wanted, weights, strength), strength
+    strength = STRENGTHS[choose_strength(errors)]
+    return fit_adjustment(seen, wanted, weights, strength), strength
 
 
-def chosen(errors: Floats) -> int:
+def choose_strength(errors: Floats) -> int:
     """The first row of errors float[S, N] whose mean is as good as the best one's; see STANDARD_ERRORS."""
     worse = errors - errors[errors.mean(axis=1).argmin()]
     standard_error = worse.std(axis=1) / np.sqrt(errors.shape[1])
     return int((worse.mean(axis=1) <= STANDARD_ERRORS * standard_error + ROUNDING).argmax())
 
 
-def fit(seen: Seen, wanted: Floats, weights: Floats, strength: float | None) -> Adjustment:
+def fit_adjustment(seen: HeadInputs, wanted: Floats, weights: Floats, strength: float | None) -> Adjustment:
     """Weighted ridge regression of the residual; None: no adjustment, infinity: a constant."""
     none = Adjustment(0.0, np.zeros(seen.vectors.shape[1]), 0.0, 0.0)
     if strength is None:

@@ -46,7 +46,7 @@ from train.engine.recipes import FrozenFit, HeldOut, Tower, Tune
 from train.heads.readout import Readout
 from train.heads.tuned import TunedReadout, image_vectors
 from train.measure.answers import QUESTION, ask, clean_cases, faulted_cases, share_of
-from train.measure.judging import right, words_agree
+from train.measure.judging import right_fault, words_agree
 from train.measure.predictions import Predictions, predicted, right_above_wrong
 
 FOLD = 0
@@ -235,7 +235,7 @@ def answered(
     answers = ask(assessor, asked, QUESTION, None if soft else [None] * len(cases))
     faulted = [pair for pair in zip(cases, answers, strict=True) if pair[0].fault]
     return {
-        "names the fault": str(share_of([c for c, _ in faulted], [a for _, a in faulted], right)),
+        "names the fault": str(share_of([c for c, _ in faulted], [a for _, a in faulted], right_fault)),
         "level words agree": str(share_of(cases, answers, words_agree)),
     }
 

@@ -38,22 +38,22 @@ from train.measure.judging import (
     claims_hold,
     denies_faults,
     denies_prompt,
-    empty,
-    no_other,
+    grade_without_fault,
+    no_other_fault,
     precision,
     recall,
-    right,
+    right_fault,
     sensitivity,
     share,
     words_agree,
 )
 
 QUESTION = "Why does this image score low?"
-WHY = "Why is the {} not higher?"
-BATCH = 8
+WHY_NOT_HIGHER = "Why is the {} not higher?"
+BATCH_SIZE = 8
 CLEAN_MOS = 3.5  # of 5: "a clean picture with high scores"
 MATCHING_MOS = 3.0  # of 5, alignment: the picture shows its own prompt
-EVERY = 5  # of the cases, every fifth is asked the other questions
+OTHERS_EVERY = 5  # of the cases, every fifth is asked the other questions
 
 
 def faulted_cases(
@@ -107,8 +107,8 @@ def ask(
         prefixes.append(assessor.llm_input(case.rated, question, (), soft))
         banned.append(assessor.banned_sequences(seen.rated) if guarded else [])
     answers: list[str] = []
-    for start in tqdm(range(0, len(cases), BATCH), desc=question, disable=None):
-        part = slice(start, start + BATCH)
+    for start in tqdm(range(0, len(cases), BATCH_SIZE), desc=question, disable=None):
+        part = slice(start, start + BATCH_SIZE)
         answers += language.answers(prefixes[part], banned[part])
     return answers
 
@@ -162,12 +162,12 @@ class AnswerShares:
     examples: list[str]
 
 
-def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) -> AnswerShares:
+def measure_answers(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) -> AnswerShares:
     """Asks about faulted and clean pictures and about prompts. rows: of AGIQA-3K, with `path`."""
     faulted, clean = faulted_cases(assessor, rows, per_fault), clean_cases(assessor, rows, 4 * per_fault)
     own, calm = ask(assessor, faulted, QUESTION), ask(assessor, clean, QUESTION)
     others = np.random.default_rng(5).permutation(len(faulted)).tolist()
-    asked = [*faulted[::EVERY], *clean[::EVERY]]
+    asked = [*faulted[::OTHERS_EVERY], *clean[::OTHERS_EVERY]]
     answers = {question: ask(assessor, asked, question) for question in FITTING}
     pairs = [*zip(faulted, own, strict=True), *zip(clean, calm, strict=True)]
     everything = [*pairs, *(pair for texts in answers.values() for pair in zip(asked, texts, strict=True))]
@@ -178,18 +178,18 @@ def judge(assessor: Assessor, rows: Sequence[dict[str, str]], per_fault: int) ->
     blamed = [*faulted, *malformed]  # weak ones too, which are the ones that are denied
     free = [*unguarded, *ask(assessor, asked, fit, guarded=False)]
     return AnswerShares(
-        named=share_of(faulted, own, right),
-        only=share_of(faulted, own, no_other),
-        zeroed=share_of(faulted, ask(assessor, faulted, QUESTION, [None] * len(faulted)), right),
-        shuffled=share_of(faulted, ask(assessor, faulted, QUESTION, others), right),
-        unguarded=share_of(faulted, unguarded, right),
-        clean=share_of(clean, calm, right),
+        named=share_of(faulted, own, right_fault),
+        only=share_of(faulted, own, no_other_fault),
+        zeroed=share_of(faulted, ask(assessor, faulted, QUESTION, [None] * len(faulted)), right_fault),
+        shuffled=share_of(faulted, ask(assessor, faulted, QUESTION, others), right_fault),
+        unguarded=share_of(faulted, unguarded, right_fault),
+        clean=share_of(clean, calm, right_fault),
         agreeing=share([c.group for c, _ in everything], [words_agree(*pair) for pair in everything]),
         claims=claims([*faulted, *asked], [*own, *answers[fit]]),
         claims_unguarded=claims([*faulted, *asked], free),
         admits=admits(assessor, blamed),
         admits_unguarded=admits(assessor, blamed, guarded=False),
-        empty=share([c.group for c, _ in everything], [empty(text) for _, text in everything]),
+        empty=share([c.group for c, _ in everything], [grade_without_fault(text) for _, text in everything]),
         faults={
             f: FaultShares(precision(cases, texts, f), recall(cases, texts, f)) for f in pictures.KADID_FAULTS
         },
@@ -241,7 +241,7 @@ def admits(assessor: Assessor, cases: Sequence[Case], guarded: bool = True) -> S
     groups, hits = [], []
     for name, explaining in EXPLAINED_BY.items():
         own = [case for case in cases if explaining & {fault.name for fault in case.rated.faults}]
-        answers = ask(assessor, own, WHY.format(name), guarded=guarded)
+        answers = ask(assessor, own, WHY_NOT_HIGHER.format(name), guarded=guarded)
         groups += [case.group for case in own]
         hits += [not denies_faults(answer) for answer in answers]
     return share(groups, hits)
@@ -287,7 +287,7 @@ def main() -> None:
     options = parser.parse_args()
     human = sets.agiqa3k(sets.data_root())
     rows = [human[i] for i in split(human, HeldOut(test_fold=options.fold)).test]
-    found = judge(Assessor.from_pretrained(options.model), rows, options.per_fault)
+    found = measure_answers(Assessor.from_pretrained(options.model), rows, options.per_fault)
     print("\n".join(report(found)))
     if options.output:
         options.output.write_text(json.dumps(finite(asdict(found)), indent=1) + "\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import Metric, bootstrap_interval, plcc, srcc, t_interval
-from train.data.rounds import best_epoch, of_part
+from train.data.rounds import best_epoch, read_part
 from train.data.sets import LABELS
 from train.engine.commands import ends_in_a_sentence
 
@@ -27,7 +27,7 @@ def report(output: Path) -> Iterator[str]:
         yield f"epoch chosen by the {part} pictures: {', '.join(map(str, epochs))}"
         first = json.loads((folders[0] / f"epoch{epochs[0]}.json").read_text())
         for task in (name for name in LABELS if name in first):
-            results = [of_part(f, e, task, "test") for f, e in zip(folders, epochs, strict=True)]
+            results = [read_part(f, e, task, "test") for f, e in zip(folders, epochs, strict=True)]
             yield f"  {task}: SRCC {_agreement(srcc, results)}, PLCC {_agreement(plcc, results)}"
 
 

@@ -42,12 +42,12 @@ from train.data.sets import FOLDS, folds_of
 from train.engine.commands import ends_in_a_sentence
 from train.engine.recipes import FrozenFit, Tune
 from train.heads.readout import Integers, Readout
-from train.heads.tuned import run
+from train.heads.tuned import tune_model
 from train.measure.predictions import Predictions, predicted, right_above_wrong
 
 LEFT_OUT_FOLD = 0
 MODELS = ("svr", "heads", "tuned")
-AXES = 256  # principal axes that the support vector machine sees
+PRINCIPAL_AXES = 256  # principal axes that the support vector machine sees
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def work(recipe: Tune, part: int, parts: int) -> None:
         heads.fit(train, fit)
         found["heads"] = predicted(heads, test)
         checkpoint = results / f"{job.name}.pt"
-        found["tuned"] = predicted(run(folder, features, train, human, recipe, checkpoint), test)
+        found["tuned"] = predicted(tune_model(folder, features, train, human, recipe, checkpoint), test)
         write_whole(path, json.dumps(found))
         checkpoint.unlink()
         print(job.name, "done", flush=True)
@@ -124,7 +124,9 @@ def support_vectors(features: dict[str, Tensor], train: Tensor, test: Tensor) ->
     statistics, targets = features["statistics"].numpy(), features["targets"].numpy()
     found = {}
     for name, column in (("quality", QUALITY), ("correspondence", CORRESPONDENCE)):
-        machine = make_pipeline(StandardScaler(), PCA(AXES, random_state=0), SVR(C=1.0, epsilon=0.02))
+        machine = make_pipeline(
+            StandardScaler(), PCA(PRINCIPAL_AXES, random_state=0), SVR(C=1.0, epsilon=0.02)
+        )
         machine.fit(statistics[train], targets[train, column])
         found[name] = machine.predict(statistics[test]).round(5).tolist()
     return found

@@ -25,12 +25,12 @@ from mint_iqa.vocabulary import (
 )
 
 # Compression and pixelation both look blocky: either word is right for either.
-FAMILY: dict[str, frozenset[str]] = {
+LOOK_ALIKES: dict[str, frozenset[str]] = {
     "compression": frozenset({"compression", "pixelation"}),
     "pixelation": frozenset({"compression", "pixelation"}),
 }
 UNRATED = "not rated"
-LOW: tuple[Level, ...] = LEVELS[:2]
+LOW_LEVELS: tuple[Level, ...] = LEVELS[:2]
 
 
 @dataclass(frozen=True)
@@ -72,23 +72,23 @@ def _mean(values: npt.ArrayLike, _: npt.ArrayLike) -> float:
 # --- faults ---
 
 
-def family(fault: FaultName | None) -> frozenset[str]:
+def look_alikes(fault: FaultName | None) -> frozenset[str]:
     """The faults whose words are right for `fault`."""
-    return FAMILY.get(fault or "", frozenset({fault} if fault else ()))
+    return LOOK_ALIKES.get(fault or "", frozenset({fault} if fault else ()))
 
 
-def right(case: Case, answer: str) -> bool:
+def right_fault(case: Case, answer: str) -> bool:
     """Whether the picture's fault is named, or none where there is none."""
     named = named_faults(answer)
-    return bool(named & family(case.fault)) if case.fault else not named
+    return bool(named & look_alikes(case.fault)) if case.fault else not named
 
 
-def no_other(case: Case, answer: str) -> bool:
+def no_other_fault(case: Case, answer: str) -> bool:
     """Whether no fault is named that isn't there."""
-    return named_faults(answer) <= family(case.fault)
+    return named_faults(answer) <= look_alikes(case.fault)
 
 
-def empty(answer: str) -> bool:
+def grade_without_fault(answer: str) -> bool:
     """Whether it says how strong something is without naming a fault ("the picture is slightly uneven")."""
     return any(grade in answer.lower() for grade in GRADES) and not named_faults(answer)
 
@@ -96,13 +96,13 @@ def empty(answer: str) -> bool:
 def precision(cases: Sequence[Case], answers: Sequence[str], fault: FaultName) -> Share:
     """Of the answers that name `fault`, how many are about a picture with it or one that looks like it."""
     naming = [case for case, answer in zip(cases, answers, strict=True) if fault in named_faults(answer)]
-    return share([case.group for case in naming], [fault in family(case.fault) for case in naming])
+    return share([case.group for case in naming], [fault in look_alikes(case.fault) for case in naming])
 
 
 def recall(cases: Sequence[Case], answers: Sequence[str], fault: FaultName) -> Share:
     """Of the pictures with `fault`, how many have it named."""
     own = [(case, answer) for case, answer in zip(cases, answers, strict=True) if case.fault == fault]
-    return share([case.group for case, _ in own], [right(*pair) for pair in own])
+    return share([case.group for case, _ in own], [right_fault(*pair) for pair in own])
 
 
 # --- level words ---
@@ -161,7 +161,7 @@ def denies_faults(answer: str) -> bool:
 def denies_prompt(answer: str) -> bool:
     """Whether it says that the picture doesn't show its prompt: by level word, or as AIGCIQA2023+ does."""
     said = said_levels(answer).get("correspondence", set())
-    return bool(said & set(LOW)) or levels_in(answer).get("correspondence") == 0
+    return bool(said & set(LOW_LEVELS)) or levels_in(answer).get("correspondence") == 0
 
 
 # --- questions ---
@@ -169,7 +169,7 @@ def denies_prompt(answer: str) -> bool:
 
 def fits_faults(case: Case, answer: str) -> bool:
     """Names a fault that was detected, or none where none was."""
-    detected = {other for fault in case.rated.faults for other in family(fault.name)}
+    detected = {other for fault in case.rated.faults for other in look_alikes(fault.name)}
     named = named_faults(answer)
     return bool(named & detected) if detected else not named
 

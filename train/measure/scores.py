@@ -37,7 +37,7 @@ from train.engine.checkpoints import held_out
 from train.engine.commands import ends_in_a_sentence
 
 Floats = NDArray[np.float64]
-BATCH = 16
+BATCH_SIZE = 16
 FAULT_PICTURES = 24  # test pictures of a fold that get every fault at every level
 GOOD_MOS = 2.5
 SOUND_MOS = 3.0
@@ -57,8 +57,8 @@ class Rater:
     def __call__(self, images: Sequence[Image.Image], *prompts: Sequence[str]) -> list[tuple[Floats, Floats]]:
         """One result per list of prompts; the pictures are encoded once."""
         found: list[list[tuple[Any, Any]]] = [[] for _ in prompts]
-        for start in range(0, len(images), BATCH):
-            part = slice(start, start + BATCH)
+        for start in range(0, len(images), BATCH_SIZE):
+            part = slice(start, start + BATCH_SIZE)
             encoded = self.model.encode_image(self.processor.pixel_values(images[part]))
             for results, texts in zip(found, prompts, strict=True):
                 text = self.processor.tokenize(texts[part])

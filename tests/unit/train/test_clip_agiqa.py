@@ -33,7 +33,7 @@ from train.clip_agiqa import (
     ClipAgiqaTrainer,
     RatedCrops,
     in_turns,
-    split,
+    split_round,
     train,
 )
 from train.data import sets
@@ -97,7 +97,7 @@ def finished(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_parts_share_no_prompt_and_no_picture_and_rounds_differ(rows: list[dict[str, str]]) -> None:
     tests = []
     for number in range(3):
-        parts = asdict(split(rows, number))
+        parts = asdict(split_round(rows, number))
         assert sorted(np.concatenate(list(parts.values()))) == list(range(len(rows)))
         for key in ("prompt", "sha256"):
             found = [{rows[i][key] for i in chosen} for chosen in parts.values()]
@@ -105,12 +105,12 @@ def test_parts_share_no_prompt_and_no_picture_and_rounds_differ(rows: list[dict[
         tests.append(tuple(parts["test"]))
         assert len(parts["test"]) == len(rows) // 5
     # The linked pictures are the largest set, which is dealt first: here the first fold holds them each time.
-    assert len({tuple(split(rows, number).validation) for number in range(3)}) > 1
+    assert len({tuple(split_round(rows, number).validation) for number in range(3)}) > 1
 
 
 def test_round_0_tests_on_fold_0_of_all_other_trainings(rows: list[dict[str, str]]) -> None:
     fold = prompt_folds([r["prompt"] for r in rows], [r["sha256"] for r in rows], 5, seed=0)
-    assert np.array_equal(split(rows, 0).test, (fold == 0).nonzero()[0])
+    assert np.array_equal(split_round(rows, 0).test, (fold == 0).nonzero()[0])
 
 
 # --- examples ---
@@ -181,7 +181,7 @@ def test_gradient_reaches_the_prompts_and_their_fusion_and_nothing_else(
     root: Path, rows: list[dict[str, str]], tmp_path: Path, settings: dict[str, Any], absent: tuple[str, ...]
 ) -> None:
     chosen = recipe(root, tmp_path / "run", epochs=1, **settings)
-    model = clip_agiqa.build(chosen)
+    model = clip_agiqa.build_model(chosen)
     found = RatedCrops(rows, np.arange(4), chosen, model.towers)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     ClipAgiqaLearner(model, chosen).train()(default_collate([found[0], found[1]]))["mse"].backward()
@@ -322,7 +322,7 @@ def test_without_epochs_the_sentences_alone_score(root: Path, tmp_path: Path) ->
 
 def test_the_learning_rate_warms_up_and_stays(root: Path, rows: list[dict[str, str]], tmp_path: Path) -> None:
     chosen = recipe(root, tmp_path / "run", epochs=2, warmup=0.5)
-    model = clip_agiqa.build(chosen)
+    model = clip_agiqa.build_model(chosen)
     trainer = clip_agiqa.trainer_of(chosen, model, RatedCrops(rows, np.arange(10), chosen, model.towers))
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
@@ -382,6 +382,6 @@ def test_the_papers_recipe_trains_the_published_model(monkeypatch: pytest.Monkey
     with torch.device("meta"):
         backbone = CLIPModel(CLIPConfig())  # transformers' default is ViT-B/32
         monkeypatch.setattr(clip_agiqa, "load_backbone", {read.backbone: backbone}.get)
-        model = clip_agiqa.build(read)
+        model = clip_agiqa.build_model(read)
     assert model.config == ClipAgiqaConfig()
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 14_410_752

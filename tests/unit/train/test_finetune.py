@@ -26,7 +26,14 @@ from train.data.ratings import read_ratings
 from train.data.vectors import ShownPicture, vectors_of
 from train.finetune import Finetune
 from train.heads import ridge
-from train.heads.ridge import Adjustment, Seen, chosen, fit, learn, seen_by
+from train.heads.ridge import (
+    Adjustment,
+    HeadInputs,
+    choose_strength,
+    fit_adjustment,
+    head_inputs,
+    learn_adjustment,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMPTS = ("red fox", "a cat", "snow", "a painting", "under a cat", "red snow", "fox painting", "a fox")
@@ -222,7 +229,7 @@ def test_test_pictures_take_no_fold_from_those_to_learn_from(start: Path, folder
     ]  # fmt: skip
     write_jsonl(folder / "large.jsonl", records)
     ratings, assessor = read_ratings(str(folder / "large.jsonl"), None, {}), Assessor.from_pretrained(start)
-    seen = seen_by(assessor.model, "quality", vectors_of(assessor, ratings.pictures))
+    seen = head_inputs(assessor.model, "quality", vectors_of(assessor, ratings.pictures))
     case = finetune._case(Finetune(), ratings, "quality", np.arange(60), seen)
     assert set(case.folds[~case.test]) == set(range(Finetune().folds))
 
@@ -304,9 +311,9 @@ def test_columns_may_have_other_names_and_stated_ends(tmp_path: Path) -> None:
 # --- the fit ---
 
 
-def seen(count: int, width: int = 6) -> Seen:
+def seen(count: int, width: int = 6) -> HeadInputs:
     rng = np.random.default_rng(1)
-    return Seen(rng.normal(size=(count, width)), rng.normal(size=count), rng.uniform(size=count))
+    return HeadInputs(rng.normal(size=(count, width)), rng.normal(size=count), rng.uniform(size=count))
 
 
 def test_the_fit_is_weighted_ridge_regression_towards_the_start() -> None:
@@ -321,12 +328,12 @@ def test_the_fit_is_weighted_ridge_regression_towards_the_start() -> None:
     held = np.diag([3.0] * 8 + [0.0])
     w = np.diag(share * 30)
     coefficients = np.linalg.solve(x.T @ w @ x + held, x.T @ w @ (wanted - data.score))
-    assert fit(data, wanted, weights, 3.0)(data) == pytest.approx(data.score + x @ coefficients)
+    assert fit_adjustment(data, wanted, weights, 3.0)(data) == pytest.approx(data.score + x @ coefficients)
 
 
 def test_the_stronger_it_is_held_the_less_a_score_moves() -> None:
     data, wanted = seen(30), np.random.default_rng(2).uniform(size=30)
-    moved = [np.ptp(fit(data, wanted, np.ones(30), s)(data) - data.score) for s in ridge.STRENGTHS]
+    moved = [np.ptp(fit_adjustment(data, wanted, np.ones(30), s)(data) - data.score) for s in ridge.STRENGTHS]
     assert moved[:2] == [0, pytest.approx(0)]
     assert moved[2:] == sorted(moved[2:])
 
@@ -335,21 +342,21 @@ def test_the_strongest_hold_that_is_as_good_as_the_best_is_chosen() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, (3, 100)) * 0.5 + 1
     noise -= noise.mean(axis=1, keepdims=True)
-    assert chosen(noise + np.array([[1.01], [1.0], [1.005]])) == 0
-    assert chosen(noise + np.array([[2.0], [1.0], [1.005]])) == 1
+    assert choose_strength(noise + np.array([[1.01], [1.0], [1.005]])) == 0
+    assert choose_strength(noise + np.array([[2.0], [1.0], [1.005]])) == 1
 
 
 @pytest.mark.parametrize("dimension", ["quality", "correspondence"])
 def test_the_weights_say_what_the_adjustment_says(start: Path, folder: Path, dimension: str) -> None:
     assessor = Assessor.from_pretrained(start)
     shown = [ShownPicture(folder / f"{i}.png", f"{i}", PROMPTS[i % 8]) for i in range(6)]
-    data = seen_by(assessor.model, dimension, vectors_of(assessor, shown))
+    data = head_inputs(assessor.model, dimension, vectors_of(assessor, shown))
     rng = np.random.default_rng(3)
     gain = 0.3 if dimension == "correspondence" else 0.0
     change = Adjustment(-0.4, rng.normal(size=data.vectors.shape[1]) / 9, gain, 0.2)
     ridge.apply(assessor.model, dimension, change)
     assessor.model.config.heads[dimension] = 1  # another key in the cache: its weights are not the folder's
-    again = seen_by(assessor.model, dimension, vectors_of(assessor, shown))
+    again = head_inputs(assessor.model, dimension, vectors_of(assessor, shown))
     assert again.score == pytest.approx(change(data), abs=1e-5)
 
 
@@ -379,7 +386,7 @@ def test_a_head_of_several_outputs_changes_the_one_that_is_read() -> None:
 
 def test_what_is_learnt_is_the_same_every_time() -> None:
     data, wanted = seen(30), np.random.default_rng(2).uniform(size=30)
-    one, two = (learn(data, wanted, np.ones(30), np.arange(30) % 5) for _ in range(2))
+    one, two = (learn_adjustment(data, wanted, np.ones(30), np.arange(30) % 5) for _ in range(2))
     assert one[1] == two[1] and (one[0].direction == two[0].direction).all()
 
 

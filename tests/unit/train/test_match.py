@@ -26,7 +26,7 @@ from train.data.sets import split
 from train.engine.commands import step
 from train.engine.recipes import HeldOut, Match, Stage1
 from train.heads.readout import refresh
-from train.match import Pairs, fit, is_learned, learn
+from train.match import Pairs, fit_map, is_learned, learn_map
 
 SETTINGS = Match()
 WIDTH = 16
@@ -84,17 +84,17 @@ def turned(pictures_: int = 240, prompts: int = 60, seed: int = 0) -> tuple[Pair
 
 def test_prompts_that_were_not_learned_from_are_told_apart_better() -> None:
     pairs, fold, unrelated = turned()
-    _, _, figures = learn(pairs, fold, unrelated, pairs[:0], SETTINGS)
+    _, _, figures = learn_map(pairs, fold, unrelated, pairs[:0], SETTINGS)
     assert figures["auc"] > figures["auc_before"] + 0.02
 
 
 def test_nearly_all_pictures_that_show_their_prompt_lie_above_the_knee() -> None:
     pairs, fold, unrelated = turned()
     found = [
-        learn(pairs, fold, unrelated, pairs, replace(SETTINGS, missed=share))[1] for share in (0.05, 0.5)
+        learn_map(pairs, fold, unrelated, pairs, replace(SETTINGS, missed=share))[1] for share in (0.05, 0.5)
     ]
     assert found[0] < found[1]
-    weight = fit([pairs], 0.05, SETTINGS)
+    weight = fit_map([pairs], 0.05, SETTINGS)
     cosines = (pairs.vectors * mapped(pairs.sentences, weight)[pairs.texts[:, 0]]).sum(dim=1)
     assert (cosines > found[0]).float().mean() > 0.9
 
@@ -105,15 +105,15 @@ def test_a_picture_that_does_not_show_its_prompt_teaches_nothing() -> None:
     wrong[::2] = (wrong[::2] + 7) % len(pairs.sentences)
     shown = torch.ones(len(wrong))
     shown[::2] = 0
-    sound = fit([pairs[torch.arange(1, len(wrong), 2)]], 0.05, SETTINGS)
-    mixed = fit([replace(pairs, texts=wrong, shown=shown)], 0.05, SETTINGS)
+    sound = fit_map([pairs[torch.arange(1, len(wrong), 2)]], 0.05, SETTINGS)
+    mixed = fit_map([replace(pairs, texts=wrong, shown=shown)], 0.05, SETTINGS)
     # The same but for the prompts among which the right one is to be found.
     assert torch.nn.functional.cosine_similarity(sound.flatten(), mixed.flatten(), dim=0) > 0.9
 
 
 def test_the_stronger_it_is_held_the_less_prompts_are_moved() -> None:
     pairs, *_ = turned()
-    sizes = [fit([pairs], penalty, SETTINGS).norm() for penalty in (1.0, 0.1, 0.01)]
+    sizes = [fit_map([pairs], penalty, SETTINGS).norm() for penalty in (1.0, 0.1, 0.01)]
     assert sizes == sorted(sizes) and sizes[0] > 0
 
 

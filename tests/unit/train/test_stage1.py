@@ -19,7 +19,7 @@ from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from tests.training_world import NANO, SIZE, TRAINS, World, living_in
 from train import prepare, stage1
-from train.data.looks import Looks, draw
+from train.data.looks import Looks, draw_examples
 from train.data.sources import read_sources
 from train.engine.parameters import STAGE2_PARTS, declare
 from train.engine.recipes import Stage1
@@ -199,7 +199,7 @@ def test_unknown_faults_and_prompts_do_not_move_the_model(world: World, tmp_path
     settings = recipe(world, tmp_path / "run", photograph_epochs=0.0)
     scorer, processor = learner_of(settings)
     sources = read_sources(SIZE)
-    looks = Looks(draw(sources, settings), sources, processor)
+    looks = Looks(draw_examples(sources, settings), sources, processor)
     batch = looks.collate([looks[0], looks[1]])
     for key in ("targets", "second_correspondence", "faults"):
         batch[key] = torch.full_like(batch[key], NAN)

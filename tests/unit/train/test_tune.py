@@ -25,9 +25,9 @@ from train.engine.checkpoints import held_out
 from train.engine.commands import step
 from train.engine.recipes import FrozenFit, HeldOut, OwnUnitsFit, Tower, Tune
 from train.heads import tuned
-from train.heads.own_units import originals, settle
+from train.heads.own_units import fit_own_units, originals
 from train.heads.readout import FITTED, Readout, smoothed
-from train.heads.tuned import Course, TunedReadout, image_vectors
+from train.heads.tuned import TunedReadout, TuningState, image_vectors
 from train.measure import generators, scores
 from train.measure.generators import Job, rows_of
 from train.measure.predictions import Predictions
@@ -69,7 +69,7 @@ def model_of(folder: Path) -> MintIQAModel:
 
 def run(folder: Path, found: dict[str, Tensor], rows: Tensor, human: list[dict[str, str]]) -> TunedReadout:
     with TemporaryDirectory() as place:
-        return tuned.run(folder, found, rows, human, RECIPE, Path(place) / "tune.pt")
+        return tuned.tune_model(folder, found, rows, human, RECIPE, Path(place) / "tune.pt")
 
 
 def without(found: dict[str, Tensor], fold: int) -> Tensor:
@@ -123,19 +123,21 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(folder, human, tmp
     found = loaded(folder)
     rows = without(found, 0)
     through = run(folder, found, rows, human).model.state_dict()
-    save = Course.save
+    save = TuningState.save
 
-    def stop_after_saving(course: Course, path: Path, epoch: int) -> None:
-        save(course, path, epoch)
+    def stop_after_saving(state: TuningState, path: Path, epoch: int) -> None:
+        save(state, path, epoch)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Course, "save", stop_after_saving)
+    monkeypatch.setattr(TuningState, "save", stop_after_saving)
     with pytest.raises(KeyboardInterrupt):
-        tuned.run(folder, found, rows, human, RECIPE, tmp_path / "tune.pt")
-    monkeypatch.setattr(Course, "save", save)
+        tuned.tune_model(folder, found, rows, human, RECIPE, tmp_path / "tune.pt")
+    monkeypatch.setattr(TuningState, "save", save)
     steps = []
-    monkeypatch.setattr(Course, "step", lambda c, loss, step=Course.step: (steps.append(1), step(c, loss)))
-    resumed = tuned.run(folder, found, rows, human, RECIPE, tmp_path / "tune.pt").model.state_dict()
+    monkeypatch.setattr(
+        TuningState, "step", lambda c, loss, step=TuningState.step: (steps.append(1), step(c, loss))
+    )
+    resumed = tuned.tune_model(folder, found, rows, human, RECIPE, tmp_path / "tune.pt").model.state_dict()
     assert all(torch.equal(through[k], v) for k, v in resumed.items())
     rated = int(found["human"][rows].sum())
     assert len(steps) == (rated + round(SHORT.others * rated)) // SHORT.batch_size
@@ -154,7 +156,7 @@ def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
     states = []
     for features_ in (found, other):
         readout = run(folder, features_, rows, human)
-        settle(readout, rows, OwnUnitsFit(epochs=2))
+        fit_own_units(readout, rows, OwnUnitsFit(epochs=2))
         states.append(readout.model.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(*(s.values() for s in states), strict=True))
 
@@ -162,7 +164,7 @@ def test_nothing_of_the_tested_pictures_reaches_the_weights(folder, human):
 @pytest.mark.parametrize("other", ["rows", "start", "settings"])
 def test_a_stopped_run_is_not_gone_on_with_by_another(folder, human, tmp_path, monkeypatch, other):
     found, checkpoint = loaded(folder), tmp_path / "tune.pt"
-    tuned.run(folder, found, without(found, 0), human, RECIPE, checkpoint)
+    tuned.tune_model(folder, found, without(found, 0), human, RECIPE, checkpoint)
     rows, recipe = without(found, 1 if other == "rows" else 0), RECIPE
     if other == "settings":
         recipe = replace(RECIPE, tower=replace(SHORT, averaging=0.9))
@@ -171,7 +173,7 @@ def test_a_stopped_run_is_not_gone_on_with_by_another(folder, human, tmp_path, m
         model.vision.backbone.embeddings.patch_embeddings.projection.bias.data += 1e-3
         monkeypatch.setattr(MintIQAModel, "from_pretrained", lambda *_, **__: model)
     with pytest.raises(MintIQAError, match=r"tune\.pt is of a run with other settings") as caught:
-        tuned.run(folder, found, rows, human, recipe, checkpoint)
+        tuned.tune_model(folder, found, rows, human, recipe, checkpoint)
     assert caught.value.code == "other_recipe"
 
 
@@ -228,7 +230,7 @@ def test_settling_moves_authenticity_and_faults_and_no_other_score(folder, human
             return readout.outputs(readout.picture(everything), everything, "first")
 
     before = judged()
-    settle(readout, rows, OwnUnitsFit(epochs=2))
+    fit_own_units(readout, rows, OwnUnitsFit(epochs=2))
     after = judged()
     torch.testing.assert_close(after.scores[:, [0, 2]], before.scores[:, [0, 2]], atol=1e-5, rtol=0)
     assert (after.scores[:, 1] - before.scores[:, 1]).abs().mean() > 1e-3
@@ -253,7 +255,7 @@ def test_settling_puts_a_malformed_picture_below_its_original(folder, human):
         return statistics, found["image"][rows]
 
     readout.picture = telling
-    settle(readout, rows, OwnUnitsFit(epochs=200, batch_size=64, learning_rate=1e-2))
+    fit_own_units(readout, rows, OwnUnitsFit(epochs=200, batch_size=64, learning_rate=1e-2))
     first = originals(found["source"], found["human"])
     malformed = ((found["faults"][:, -1] > 0.5) & (found["source"] >= 0)).nonzero().squeeze(1)
     with torch.no_grad():
@@ -321,7 +323,7 @@ def test_a_copy_of_a_tested_picture_does_not_train_whoever_made_it():
 
 
 def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human, monkeypatch, capsys):
-    monkeypatch.setattr(generators, "AXES", 4)  # of few pictures
+    monkeypatch.setattr(generators, "PRINCIPAL_AXES", 4)  # of few pictures
     monkeypatch.setattr("sys.argv", ["generators", *arguments(folder)])
     names = [job.name for job in generators.jobs(list(GENERATORS))]
     assert len(names) == 5 + len(GENERATORS)
@@ -336,8 +338,8 @@ def test_cross_validation_goes_on_where_it_was_stopped_and_sums_up(folder, human
     assert again["pictures"] and set(folds_of(human)[again["pictures"]]) == {3}
     (results / "all-3.json").unlink()
     fitted = []
-    tune = generators.run
-    monkeypatch.setattr(generators, "run", lambda *a: (fitted.append(a[-1].stem), tune(*a))[1])
+    tune = generators.tune_model
+    monkeypatch.setattr(generators, "tune_model", lambda *a: (fitted.append(a[-1].stem), tune(*a))[1])
     assert generators.main() == 0
     assert fitted == ["all-3"]
     assert json.loads((results / "all-3.json").read_text()) == again

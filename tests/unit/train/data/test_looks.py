@@ -22,7 +22,7 @@ from mint_iqa.vocabulary import FAULTS
 from tests.training_world import CAPTIONS, GENERATORS, PROMPTS, SIZE, World, living_in
 from train import prepare, stage1
 from train.data import captions, features, looks, pictures, sets
-from train.data.looks import Example, draw
+from train.data.looks import Example, draw_examples
 from train.data.pictures import Row
 from train.data.sets import split
 from train.data.sources import Sources, read_sources, sources_of
@@ -46,7 +46,7 @@ def sources(world: World) -> Sources:
 
 @pytest.fixture(scope="module")
 def examples(sources: Sources) -> list[Example]:
-    return draw(sources, BOTH)
+    return draw_examples(sources, BOTH)
 
 
 def row_of(sources: Sources, example: Example) -> Row:
@@ -69,11 +69,11 @@ def known(*values: float) -> list[bool]:
 
 
 def test_the_same_seed_draws_the_same_plan(sources: Sources, examples: list[Example]) -> None:
-    assert drawn(draw(sources, BOTH)) == drawn(examples)
+    assert drawn(draw_examples(sources, BOTH)) == drawn(examples)
 
 
 def test_another_seed_draws_another_order_of_as_many(sources: Sources, examples: list[Example]) -> None:
-    other = draw(sources, replace(BOTH, seed=1))
+    other = draw_examples(sources, replace(BOTH, seed=1))
     assert len(other) == len(examples)
     assert [e.pixels for e in other] != [e.pixels for e in examples]
 
@@ -85,7 +85,7 @@ def test_another_seed_draws_another_order_of_as_many(sources: Sources, examples:
 def test_no_test_prompt_and_no_copy_of_a_test_picture_is_trained_on(sources: Sources, fold: int) -> None:
     recipe = replace(BOTH, test_fold=fold)
     test = [sources.human[i] for i in split(sources.human, recipe).test]
-    trained = [e for e in draw(sources, recipe) if e.pixels[0] == "agiqa3k"]
+    trained = [e for e in draw_examples(sources, recipe) if e.pixels[0] == "agiqa3k"]
     assert trained and test
     assert not {e.prompt for e in trained} & {row["prompt"] for row in test}
     assert not {label_of(sources, e)["sha256"] for e in trained} & {row["sha256"] for row in test}
@@ -114,7 +114,7 @@ def test_leaving_out_a_generator_keeps_out_it_and_the_unseen_prompts(sources: So
     parts = split(sources.human, recipe)
     test = [sources.human[i] for i in parts.test]
     assert {row["generator"] for row in test} == {"beta"}
-    trained = [label_of(sources, e) for e in draw(sources, recipe) if e.pixels[0] == "agiqa3k"]
+    trained = [label_of(sources, e) for e in draw_examples(sources, recipe) if e.pixels[0] == "agiqa3k"]
     assert {row["generator"] for row in trained} == set(GENERATORS) - {"beta"}
     assert not {row["prompt"] for row in trained} & {row["prompt"] for row in test}
     assert not {row["sha256"] for row in trained} & {row["sha256"] for row in test}
@@ -132,7 +132,7 @@ def test_held_out_photographs_are_never_looked_at(sources: Sources, examples: li
 
 def test_captions_of_held_out_photographs_are_not_even_wrong_prompts(world: World, sources: Sources) -> None:
     recipe = replace(BOTH, photograph_epochs=30, no_prompt_share=0.0)
-    assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, draw(sources, recipe))}
+    assert set(CAPTIONS[:-2]) == {p for p in CAPTIONS if taught(p, draw_examples(sources, recipe))}
     model, processor = fresh.load_model(str(world.config))
     _, bank = stage1.data_of(recipe, model, processor)
     assert bank is not None and len(bank) == len(CAPTIONS) - 2
@@ -188,13 +188,13 @@ def test_counts_follow_the_epochs(sources: Sources, examples: list[Example]) -> 
 
 def test_no_picture_is_looked_at_twice_more_often_than_another(sources: Sources) -> None:
     recipe = Stage1(human_epochs=2.5, faulted_share=0)
-    looks = Counter(e.pixels for e in draw(sources, recipe))
+    looks = Counter(e.pixels for e in draw_examples(sources, recipe))
     assert len(looks) == 2 * len(PROMPTS) and set(looks.values()) == {2, 3}
     assert looks.total() == 2.5 * 2 * len(PROMPTS)
 
 
 def test_without_epochs_there_is_nothing_to_look_at(sources: Sources) -> None:
-    assert draw(sources, Stage1(human_epochs=0, photograph_epochs=0)) == []
+    assert draw_examples(sources, Stage1(human_epochs=0, photograph_epochs=0)) == []
 
 
 # --- what is known of each kind of picture ---
@@ -211,7 +211,7 @@ def looks_at(
 def everything(sources: Sources) -> list[Example]:
     """Every picture of either set and every twin, at least once."""
     recipe = Stage1(human_epochs=4, faulted_share=1, photograph_epochs=3, held_out_photographs=0)
-    examples = draw(sources, recipe)
+    examples = draw_examples(sources, recipe)
     assert {e.pixels for e in examples} >= {
         (n, i) for n, rows in sources.rows.items() for i in range(len(rows))
     }
@@ -485,7 +485,7 @@ def test_twins_have_wrong_prompts_where_no_photograph_brings_captions(world: Wor
     alone = Stage1(human_epochs=3, faulted_share=1.0, test_fold=0, no_prompt_share=0.0)
     sources = sources_of(alone, SIZE, 2.0)
     assert not sources.photographs
-    twins = [e for e in draw(sources, alone) if not e.human]
+    twins = [e for e in draw_examples(sources, alone) if not e.human]
     assert twins and all(e.second_prompt for e in twins)
 
 

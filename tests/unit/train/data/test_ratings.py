@@ -18,9 +18,8 @@ from mint_iqa.evaluation.labels import read_labels
 from mint_iqa.model import fresh
 from tests.training_world import PROMPTS, SIZE, TRAINS, living_in
 from train import stage1
-from train.data.looks import draw
-from train.data.sources import OWN as OWN_SET
-from train.data.sources import sources_of, split_rated
+from train.data.looks import draw_examples
+from train.data.sources import OWN_SET, sources_of, split_rated
 from train.engine.recipes import Stage1
 
 COUNT = 12
@@ -72,7 +71,7 @@ def recipe(world, ratings, output="unused", **settings):
 
 def planned(recipe):
     sources = sources_of(recipe, SIZE, 2.0)
-    return sources, draw(sources, recipe)
+    return sources, draw_examples(sources, recipe)
 
 
 def test_what_a_set_does_not_rate_is_unknown(world, files):

@@ -23,7 +23,7 @@ from train.data.samples import FileInstructions, examples_of, read_samples
 from train.engine.commands import command
 from train.engine.parameters import trained_state
 from train.engine.recipes import Lora, Stage2
-from train.stage2 import Explainer, explainer_of, start_of, tell_loss
+from train.stage2 import Explainer, explainer_of, print_validation_loss, start_of
 
 ROOT = Path(__file__).resolve().parents[4]
 ANSWERS = ("The red fox is noisy.", "It is a painting.", "The snow is under a cat.", "It is clearly blurry.")
@@ -95,7 +95,7 @@ def test_answers_of_the_validation_side_become_likelier(
 ) -> None:
     def loss(start: Path) -> float:
         explainer = explainer_from(start)
-        found = tell_loss("now", explainer, read(explainer, folder)[1], 4)
+        found = print_validation_loss("now", explainer, read(explainer, folder)[1], 4)
         assert found is not None
         return found
 

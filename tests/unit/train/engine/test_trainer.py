@@ -22,7 +22,7 @@ from torch import Tensor
 from mint_iqa.errors import MintIQAError
 from tests.training_world import REPOSITORY, SIZE, TRAINS, World, living_in
 from train import prepare, stage1, stage2
-from train.engine.checkpoints import AGAIN, WHOLE, checkpoints, writing
+from train.engine.checkpoints import COMPLETE_MARK, RUN_AGAIN, checkpoints, writing
 from train.engine.recipes import Lora, Stage1, Stage2
 from train.engine.trainer import WEIGHTS
 
@@ -106,7 +106,7 @@ def test_stage_1_killed_while_it_saves_ends_with_the_same_weights(
 def test_stage_2_killed_between_checkpoints_ends_with_the_same_weights(whole: Path, tmp_path: Path) -> None:
     uninterrupted = stage2.train(second_recipe(whole, tmp_path / "uninterrupted"))
     settings = second_recipe(whole, tmp_path / "run")
-    killed("train.stage2", settings, tmp_path / "run" / "checkpoint-2" / WHOLE)
+    killed("train.stage2", settings, tmp_path / "run" / "checkpoint-2" / COMPLETE_MARK)
     assert same(stage2.train(settings, resume=True), uninterrupted)
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_is_named(world: World, tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_named_wherever_it_should_have_gone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     output, told = tmp_path / "file" / "a" / "b", r"GB are free\): make room and run it again\."
-    with pytest.raises(MintIQAError, match=told), writing(output, AGAIN):
+    with pytest.raises(MintIQAError, match=told), writing(output, RUN_AGAIN):
         output.mkdir(parents=True)
 
 

@@ -180,7 +180,7 @@ def test_the_commands_of_the_documentation_run_in_their_order(world, tmp_path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
     monkeypatch.setattr(ablation, "SIZES", (28, 42))
-    monkeypatch.setattr(generators, "AXES", 4)  # of few pictures
+    monkeypatch.setattr(generators, "PRINCIPAL_AXES", 4)  # of few pictures
     toy = [f"model={world.config}", f"trains={TRAINS}", "stop_after=2", "batch_size=4", "threads=1"]
     tune = ["tower.batch_size=4", f"photographs={len(CAPTIONS)}"]
     commands = {

@@ -15,7 +15,7 @@ from mint_iqa.assessor import Assessor
 from mint_iqa.evaluation.results import finite
 from mint_iqa.vocabulary import DIMENSIONS, FAULTS, QUESTIONS
 from train.measure import answers
-from train.measure.answers import ask, judge, report
+from train.measure.answers import ask, measure_answers, report
 from train.measure.judging import (
     FITTING,
     Case,
@@ -23,12 +23,12 @@ from train.measure.judging import (
     claims_hold,
     denies_faults,
     denies_prompt,
-    empty,
     fits_faults,
-    no_other,
+    grade_without_fault,
+    no_other_fault,
     precision,
     recall,
-    right,
+    right_fault,
     sensitivity,
     share,
     words_agree,
@@ -54,8 +54,8 @@ def case(fault: Any = None, **scores: float | None) -> Case:
     ],
 )
 def test_a_fault_is_named_by_its_own_words_or_by_those_of_its_family(fault, answer, is_right, nothing_else):
-    assert right(case(fault), answer) == is_right
-    assert no_other(case(fault), answer) == nothing_else
+    assert right_fault(case(fault), answer) == is_right
+    assert no_other_fault(case(fault), answer) == nothing_else
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,10 @@ def test_a_fault_is_denied_by_saying_that_none_explains_the_score(answer, denied
 
 
 def test_a_graded_nothing_is_an_empty_reason():
-    assert empty("The picture is slightly uneven.")
-    assert not empty("The picture is slightly blurred.") and not empty("The quality is poor.")
+    assert grade_without_fault("The picture is slightly uneven.")
+    assert not grade_without_fault("The picture is slightly blurred.") and not grade_without_fault(
+        "The quality is poor."
+    )
 
 
 def test_a_fault_has_precision_over_answers_and_recall_over_pictures():
@@ -216,7 +218,7 @@ def test_asked_with_zeros_the_soft_tokens_are_zero_and_with_anothers_they_are_it
 
 def test_the_report_covers_every_fault_and_control(assessor, rows, monkeypatch):
     monkeypatch.setattr(answers, "CLEAN_MOS", 2.0)
-    found = judge(assessor, rows, per_fault=1)
+    found = measure_answers(assessor, rows, per_fault=1)
     text = "\n".join(report(found))
     for part in ("names the fault", "blur", "pixelation", "zeroed", "another picture's", "clean pictures"):
         assert part in text
