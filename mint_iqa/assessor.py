@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,51 +18,22 @@ from mint_iqa.images import Fitting, ReadImage, Source, read_image
 from mint_iqa.language.guard import banned_sequences
 from mint_iqa.language.llm import MAX_NEW_TOKENS, LanguageModel, Turn
 from mint_iqa.language.loading import placement
-from mint_iqa.model.modeling import EncodedImage, MintIQAModel, ScoreOutput
+from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
+from mint_iqa.pictures import Judged, Picture, Rated, encode, judge, name_of, warnings_of
 from mint_iqa.records import (
     Answer,
     Assessment,
     Explanation,
     FailedAssessment,
     Failure,
-    Fault,
     Levels,
     ModelInfo,
-    Scores,
 )
-from mint_iqa.vocabulary import DIMENSIONS, NAMED_FROM, QUESTIONS, Dimension
+from mint_iqa.vocabulary import QUESTIONS, Dimension
 
 MAX_QUESTION_CHARACTERS = 500
 UNTAUGHT = "This model was never taught to explain, it only scores: run python -m train.stage2 on it."
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture read and encoded once: give it to `assess` and `ask` in place of a file to repeat nothing.
-
-    name: what the user called it; size: (width, height); sha256 and warnings as in `ReadImage`. It keeps no
-    pixels, so that many can be held. A `Picture` is only good for the Assessor that made it.
-    """
-
-    name: str
-    size: tuple[int, int]
-    sha256: str | None
-    warnings: tuple[str, ...]
-    encoded: EncodedImage
-    distance: float
-
-
-@dataclass(frozen=True)
-class Rated:
-    """One picture with one prompt, scored."""
-
-    picture: Picture
-    prompt: str | None
-    scores: Scores
-    faults: tuple[Fault, ...]
-    warnings: tuple[str, ...]
-    quality_vectors: Tensor  # float[1, Q, Dq]
 
 
 class Assessor:
@@ -116,7 +86,7 @@ class Assessor:
         if isinstance(image, Picture):
             return image
         read = image if isinstance(image, ReadImage) else read_image(image)
-        return self._encode([(name or _name(image), read)])[0]
+        return self._encode([(name or name_of(image), read)])[0]
 
     def assess(self, image: Source | Picture, prompt: str | None = None, explain: bool = True) -> Assessment:
         """Scores 0..100, faults, and with `explain` the reasons in words; MintIQAError for a bad picture.
@@ -175,6 +145,7 @@ class Assessor:
             question=question,
             answer=text,
             scores=rated.scores,
+            intervals=rated.intervals,
             warnings=rated.warnings,
         )
 
@@ -184,13 +155,7 @@ class Assessor:
     def _encode(self, read: Sequence[tuple[str, ReadImage]], explain: bool = True) -> list[Picture]:
         if not read:
             return []
-        pixels = self.processor.pixel_values([r.rgb for _, r in read])
-        encoded = self.model.encode_image(pixels.to(self.model.device, self.model.dtype), explain)
-        distances = self.model.novelty(encoded).tolist()
-        return [
-            Picture(name, r.size, r.sha256, r.warnings, encoded.one(i), d)
-            for i, ((name, r), d) in enumerate(zip(read, distances, strict=True))
-        ]
+        return encode(self.model, self.processor, read, explain)
 
     def _rate_opened(
         self, opened: "Sequence[tuple[str, ReadImage | Picture, str | None]]", explain: bool
@@ -204,28 +169,19 @@ class Assessor:
             return []
         prompts = [(prompt or "").strip() or None for _, prompt in items]
         text = self.processor.tokenize(prompts)
-        device = self.model.device
-        parts = [picture.encoded for picture, _ in items]
-        image_embeds = torch.cat([part.image_embeds for part in parts])
-        statistics = torch.cat([part.statistics for part in parts])
-        encoded = EncodedImage(image_embeds, image_embeds[:, :0], statistics)
-        output = self.model.score(encoded, text.ids.to(device), text.mask.to(device))
+        ids, mask = text.ids.to(self.model.device), text.mask.to(self.model.device)
+        found = judge(self.model, [picture for picture, _ in items], ids, mask)
         return [
-            self._rated(picture, prompt, cut, output, i)
+            self._rated(picture, prompt, cut, found, i)
             for i, ((picture, _), prompt, cut) in enumerate(zip(items, prompts, text.cut, strict=True))
         ]
 
-    def _rated(self, picture: Picture, prompt: str | None, cut: bool, output: ScoreOutput, i: int) -> Rated:
-        points = (output.scores[i].float().clamp(0, 1) * 100).tolist()
-        scores = dict(zip(DIMENSIONS, points, strict=True))
-        if prompt is None:
-            scores["correspondence"] = None
-        severities = output.faults[i].float().sigmoid().tolist() if output.faults is not None else []
-        found = [(n, s) for n, s in zip(self.model.config.faults, severities, strict=True) if s >= NAMED_FROM]
-        faults = tuple(Fault(name=n, severity=s) for n, s in sorted(found, key=lambda f: -f[1]))
-        warnings = (*picture.warnings, *_warnings(picture, cut, self.processor, self._untrained))
-        vectors = output.quality_vectors[i : i + 1]
-        return Rated(picture, prompt, Scores(**scores), faults, warnings, vectors)
+    def _rated(self, picture: Picture, prompt: str | None, cut: bool, found: Judged, i: int) -> Rated:
+        scores, intervals = found.scores(i, prompt is not None)
+        faults = found.faults(i, self.model.config.faults, picture.acquitted)
+        warnings = (*picture.warnings, *warnings_of(picture, cut, self.processor, self._untrained))
+        vectors = None if found.quality_vectors is None else found.quality_vectors[i : i + 1]
+        return Rated(picture, prompt, scores, faults, warnings, intervals, vectors)
 
     # --- explaining ---
 
@@ -239,6 +195,7 @@ class Assessor:
                 prompt=one.prompt,
                 model=self.model_info,
                 scores=one.scores,
+                intervals=one.intervals,
                 levels=Levels.of(one.scores),
                 faults=one.faults,
                 warnings=(*one.warnings, *missing),
@@ -278,10 +235,12 @@ class Assessor:
         text = self.processor.tokenize([question])
         device = self.model.device
         encoded = rated.picture.encoded
+        if encoded is None or rated.quality_vectors is None:
+            raise ValueError("this picture was read for scores alone: read it again to ask about it")
         soft = self.model.soft_prompt(
             encoded, rated.quality_vectors, text.ids.to(device), text.mask.to(device)
         )
-        if self.model.fault_head is not None and not rated.faults:
+        if self.model.config.faults and not rated.faults:
             # Nothing was detected, so no fault may be named. Without soft tokens the model has learned to
             # write whole sentences that name none; banning words alone would break sentences.
             soft = torch.zeros_like(soft)
@@ -311,35 +270,13 @@ class Assessor:
             return language
 
 
-def _warnings(picture: Picture, cut: bool, processor: MintIQAProcessor, untrained: bool) -> Iterator[str]:
-    """Reasons why the scores are less certain. cut: whether the prompt was too long to be read in full."""
-    width, height = picture.size
-    if max(width, height) > processor.max_aspect * min(width, height):
-        yield (
-            f"The picture is very elongated ({width} x {height}): only its middle part of "
-            f"{processor.max_aspect:g}:1 was scored, squeezed into a square."
-        )
-    if cut:
-        yield f"The prompt is long: only its first {processor.max_prompt_tokens} tokens were used."
-    if untrained:
-        yield "The score heads of this model have never been trained: its scores mean nothing."
-    if picture.distance > 1:
-        yield "The picture is unlike those the model was trained on: its scores are less certain."
-
-
 def _open(image: Any, prompt: str | None) -> "FailedAssessment | tuple[str, ReadImage | Picture, str | None]":
     try:
         known = isinstance(image, Picture | ReadImage)
-        return _name(image), image if known else read_image(image), prompt
+        return name_of(image), image if known else read_image(image), prompt
     except MintIQAError as error:
         info = ModelInfo(name="", revision="")  # replaced by the caller, who knows the model
-        return FailedAssessment(image=_name(image), prompt=prompt, model=info, error=Failure.of(error))
-
-
-def _name(image: Any) -> str:
-    if isinstance(image, Picture):
-        return image.name
-    return os.fspath(image) if isinstance(image, str | Path) else "image"
+        return FailedAssessment(image=name_of(image), prompt=prompt, model=info, error=Failure.of(error))
 
 
 def _checked_question(question: str, taught: bool) -> str:

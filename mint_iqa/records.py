@@ -19,9 +19,10 @@ from pydantic import (
 )
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.vocabulary import FaultName, Level, level_of
+from mint_iqa.vocabulary import Dimension, FaultName, Level, level_of
 
-SCHEMA_VERSION: Literal["1.1"] = "1.1"
+SCHEMA_VERSION: Literal["1.2"] = "1.2"
+READABLE_VERSIONS = ("1.1",)  # of earlier records: what these lack is null
 CLIP_AGIQA = "clip-agiqa="  # in front of the name of a model that is one
 ModelKind = Literal["mint_iqa", "clip_agiqa"]
 
@@ -53,9 +54,14 @@ def encodable(value: Any) -> Any:
     return value
 
 
+def _as_current(value: Any) -> Any:
+    return SCHEMA_VERSION if value in READABLE_VERSIONS else value
+
+
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _Unit = Annotated[float, Field(ge=0, le=1)]
 Score = Annotated[_Percent, PlainSerializer(_two_decimals, return_type=_Percent)]
+Interval: TypeAlias = tuple[Score, Score]
 Severity = Annotated[_Unit, PlainSerializer(_two_decimals, return_type=_Unit)]
 Text = Annotated[str, BeforeValidator(encodable)]
 
@@ -83,6 +89,21 @@ class Scores(_Frozen):
     correspondence: Score | None = Field(
         description="How well it shows its prompt; 0..100, null without a prompt."
     )
+
+
+class Intervals(_Frozen):
+    """The 90 % interval of each score: its low and high end on 0..100, with two decimals when written."""
+
+    quality: Interval | None = Field(description="null where the model gives none.")
+    authenticity: Interval | None = Field(description="null where the model gives none, or no score.")
+    correspondence: Interval | None = Field(description="null where the model gives none, or no score.")
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> Self:
+        for name, interval in iter(self):
+            if interval is not None and interval[0] > interval[1]:
+                raise ValueError(f"intervals.{name} must have its low end first")
+        return self
 
 
 class Levels(_Frozen):
@@ -137,7 +158,7 @@ class Failure(_Frozen):
 
 
 class _Record(_Frozen):
-    schema_version: Literal["1.1"] = SCHEMA_VERSION
+    schema_version: Annotated[Literal["1.2"], BeforeValidator(_as_current)] = SCHEMA_VERSION
     image: Text = Field(description="The image as the user named it.")
     image_sha256: str | None = Field(
         default=None,
@@ -166,10 +187,26 @@ def _check_correspondence(scores: Scores, prompt: str | None) -> None:
         raise ValueError("scores.correspondence must be None when there is no prompt")
 
 
+def _check_intervals(scores: Scores, intervals: Intervals | None) -> None:
+    """Compares as written: rounding may move a score and the end of its interval apart."""
+    for name, interval in iter(intervals) if intervals else ():
+        score = getattr(scores, name)
+        if interval is None:
+            continue
+        if score is None:
+            raise ValueError(f"intervals.{name} must be None when there is no such score")
+        low, high = map(_two_decimals, interval)
+        if not low <= _two_decimals(score) <= high:
+            raise ValueError(f"intervals.{name} must contain scores.{name}")
+
+
 class Assessment(_Record):
     """Scores, level words, faults and reasons for one image."""
 
     scores: Scores
+    intervals: Intervals | None = Field(
+        default=None, description="90 % interval of each score; null where the model gives none."
+    )
     levels: Levels
     blind: bool = Field(
         default=False,
@@ -185,9 +222,15 @@ class Assessment(_Record):
     @model_validator(mode="after")
     def _words_agree_with_numbers(self) -> Self:
         _check_correspondence(self.scores, self.prompt)
+        _check_intervals(self.scores, self.intervals)
         if self.levels != Levels.of(self.scores):
             raise ValueError("levels must follow from scores: use Levels.of(scores)")
         return self
+
+    def interval(self, dimension: Dimension) -> Interval | None:
+        """Low and high end of the score's 90 % interval as they are written; None where there is none."""
+        ends: Interval | None = getattr(self.intervals, dimension, None)
+        return ends and (_two_decimals(ends[0]), _two_decimals(ends[1]))
 
 
 class FailedAssessment(_Record):
@@ -202,13 +245,17 @@ class Answer(_Record):
     question: Text
     answer: Text
     scores: Scores
+    intervals: Intervals | None = Field(
+        default=None, description="90 % interval of each score; null where the model gives none."
+    )
     warnings: tuple[Text, ...] = Field(
         default=(), description="What was done to the image before scoring it."
     )
 
     @model_validator(mode="after")
-    def _correspondence_needs_a_prompt(self) -> Self:
+    def _scores_fit_prompt_and_intervals(self) -> Self:
         _check_correspondence(self.scores, self.prompt)
+        _check_intervals(self.scores, self.intervals)
         return self
 
 

@@ -1,9 +1,16 @@
-"""Counts in words, and strangers' texts on one line."""
+"""Counts in words, intervals in whole points, and strangers' texts on one line."""
+
+import math
 
 
 def counted(number: int, what: str) -> str:
     """1 line, 2,000 lines."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def whole_points(low: float, high: float) -> tuple[int, int]:
+    """An interval of points rounded outwards, so that its score stays within it: 51.2, 73.1 -> 51, 74."""
+    return math.floor(low), math.ceil(high)
 
 
 def plain(text: str) -> str:

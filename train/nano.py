@@ -62,14 +62,10 @@ STEPS = (
     _learning("pretrain", "train.stage1", 16, "what words and faults look like", "--resume"),
     _learning("align", "train.align", 5, "the sentence space, from captions"),
     _learning("tune", "train.tune", 90, "scores and faults, from people"),
-    _learning("match", "train.match", 20, "how prompts are held against pictures"),
-    Step(
-        "scores", "train.measure.scores", ("runs/match",), RUNS / "match" / "evaluation.json", 6,
-        "measures the scores on what was kept out", "quality SRCC: ",
-    ),
     _learning("explain", "train.stage2", 45, "answers", "--resume"),
+    _learning("examine", "train.examine", 40, "scores, intervals and faults; measured on folds by prompt"),
     Step(
-        "release", "train.release", ("runs/explain", "runs/release"),
+        "release", "train.release", ("runs/examine", "runs/release"),
         RUNS / "release" / "language" / "adapter_model.safetensors", 2, "the folder that ships",
     ),
     Step(

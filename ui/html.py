@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import PurePath
 
-from mint_iqa.records import Assessment, FailedAssessment, Fault, ModelInfo, Record, Scores
+from mint_iqa.records import Assessment, FailedAssessment, Fault, Interval, ModelInfo, Record, Scores
 from mint_iqa.scoring.columns import write_rows
-from mint_iqa.vocabulary import DIMENSIONS, LEVEL_CUTS, LEVELS, level_of
+from mint_iqa.text import whole_points
+from mint_iqa.vocabulary import DIMENSIONS, LEVEL_CUTS, LEVELS, Level, level_of
 from ui.session import ComparedPicture, Conversation
 
 # Dots closer than this would overlap on a phone; in points of the scale.
@@ -33,13 +34,16 @@ element.addEventListener('click', event => {
 
 def waiting() -> str:
     """Empty score cards, before the first picture."""
-    cards = "".join(_card(name, None, "drop a picture") for name in DIMENSIONS)
+    cards = "".join(_card(name, None, None, "drop a picture") for name in DIMENSIONS)
     return f'<div class="scores">{cards}</div>'
 
 
 def result(assessment: Assessment, note: str = "") -> str:
-    """Three scores with their level words, the detected faults, warnings, and a `note`."""
-    cards = "".join(_card(name, score, "no prompt given") for name, score in assessment.scores)
+    """Three scores with their level words and intervals, the detected faults, warnings, and a `note`."""
+    cards = "".join(
+        _card(name, getattr(assessment.scores, name), assessment.interval(name), "no prompt given")
+        for name in DIMENSIONS
+    )
     notes = [f'<p class="note">{escape(warning)}</p>' for warning in assessment.warnings]
     notes += [f'<p class="note done">{escape(note)}</p>'] if note else []
     group = f'<div class="scores" role="group" aria-label="Scores">{cards}</div>'
@@ -123,9 +127,10 @@ def _scale() -> str:
     return ", ".join([*below, f"{LEVELS[-1]} from {LEVEL_CUTS[-1]:g}"])
 
 
-def _card(name: str, score: float | None, absent: str) -> str:
+def _card(name: str, score: float | None, interval: Interval | None, absent: str) -> str:
     meaning = Scores.model_fields[name].description.split(";")[0].rstrip(".")  # type: ignore[union-attr]
     meaning += f".<br>{_scale().capitalize()}."
+    meaning += f"<br>{_in_words(interval)}." if interval else ""
     tip = f'<span class="tip" role="tooltip" id="about-{name}">{meaning}</span>'
     title = f'<span class="name">{name.capitalize()}</span>'
     if score is None:
@@ -135,13 +140,36 @@ def _card(name: str, score: float | None, absent: str) -> str:
             f'<span class="word">{absent}</span><span class="track"></span>{tip}</div>'
         )
     level, number = level_of(round(score, 2)), _shown(score)
+    said = f"{number} of 100, {level}" + (f", {_in_words(interval)}" if interval else "")
     return (
         f'<div class="score {level}" tabindex="0" role="meter" aria-label="{name}" aria-valuemin="0" '
-        f'aria-valuemax="100" aria-valuenow="{number}" aria-valuetext="{number} of 100, {level}" '
+        f'aria-valuemax="100" aria-valuenow="{number}" aria-valuetext="{said}" '
         f'aria-describedby="about-{name}">{title}<span class="number">{number}</span>'
-        f'<span class="word">{level}</span>'
-        f'<span class="track"><i style="width:{score:.1f}%"></i></span>{tip}</div>'
+        f'<span class="word">{level}</span>{_ends(interval)}{_track(score, interval, level)}{tip}</div>'
     )
+
+
+def _in_words(interval: Interval) -> str:
+    low, high = whole_points(*interval)
+    return f"90 % interval {low} to {high}"
+
+
+def _ends(interval: Interval | None) -> str:
+    """Both ends of an interval as short text, read aloud in full."""
+    if interval is None:
+        return ""
+    low, high = whole_points(*interval)
+    said = _in_words(interval)
+    return f'<span class="ends" role="img" aria-label="{said}" title="{said}">{low}–{high}</span>'
+
+
+def _track(score: float, interval: Interval | None, level: Level) -> str:
+    """A score as a bar from 0 to 100, and over it its interval."""
+    band = ""
+    if interval is not None:
+        low, high = interval
+        band = f'<b style="left:{low:.1f}%;width:{high - low:.1f}%"></b>'
+    return f'<span class="track {level}"><i style="width:{score:.1f}%"></i>{band}</span>'
 
 
 def _shown(score: float) -> str:
@@ -170,16 +198,16 @@ def _table_row(number: int, row: ComparedPicture) -> str:
         return f'<tr>{head}<td data-value="{name}">{name}{message}</td>{empty}</tr>'
     faults = ", ".join(fault.name for fault in record.faults)
     caption = f"<span>{name}<small>{faults or 'no known fault'}</small></span>"
-    cells = "".join(_table_cell(score) for _, score in record.scores)
+    cells = "".join(_table_cell(getattr(record.scores, name), record.interval(name)) for name in DIMENSIONS)
     return f'<tr>{head}<td data-value="{name}"><div class="who">{image}{caption}</div></td>{cells}</tr>'
 
 
-def _table_cell(score: float | None) -> str:
+def _table_cell(score: float | None, interval: Interval | None) -> str:
     if score is None:
         return '<td data-value="">–</td>'
     level = level_of(round(score, 2))
-    bar = f'<span class="track {level}"><i style="width:{score:.1f}%"></i></span>'
-    return f'<td data-value="{score:.2f}"><b>{_shown(score)}</b> <small>{level}</small>{bar}</td>'
+    shown = f"<b>{_shown(score)}</b> <small>{level}</small> {_ends(interval)}"
+    return f'<td data-value="{score:.2f}">{shown}{_track(score, interval, level)}</td>'
 
 
 def _line(name: str, points: Sequence[tuple[float, int]]) -> str:

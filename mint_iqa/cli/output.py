@@ -118,6 +118,11 @@ def put(text: str, stream: TextIO) -> None:
         raise MintIQAError("output_unwritable", f"The output can't be written: {error.strerror}.") from None
 
 
+def remark(message: str) -> None:
+    """Print a sentence on stderr that reports something other than an error."""
+    Console(stderr=True).print(Text(plain(message)), soft_wrap=True, highlight=False)
+
+
 def complain(message: str, console: Console | None = None) -> None:
     text = Text.assemble(("error: ", "bold red"), plain(message))
     (console or Console(stderr=True)).print(text, soft_wrap=True, highlight=False)

@@ -7,25 +7,30 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mint_iqa.records import Assessment, Explanation, kind_of
-from mint_iqa.text import plain
+from mint_iqa.records import Assessment, Explanation, Interval, kind_of
+from mint_iqa.text import plain, whole_points
 from mint_iqa.vocabulary import DIMENSIONS, LEVELS, Level
 
 LEVEL_COLORS = dict(zip(LEVELS, ("red", "dark_orange", "yellow", "green", "bright_green"), strict=True))
 BAR_WIDTH = 30
+INTERVAL_WIDTH = 11  # [97, 100] and two blanks
 
 
 def panel(assessment: Assessment) -> RenderableType:
-    """Scores with their words, faults and warnings in rows; below them the explanation, if there is one."""
+    """Scores with their words and intervals, faults and warnings in rows; then the explanation, if any.
+
+    A bar is as long as its score; from the low to the high end of the interval it is broken.
+    """
     parts: list[RenderableType] = [_rows(assessment)]
     if assessment.explanation:
         parts += _paragraphs(assessment.explanation)
     model = assessment.model
+    brackets = "in brackets: 90 % interval; " if assessment.intervals else ""
     return Panel(
         Group(*parts),
         title=Text(plain(assessment.image), style="bold", overflow="ellipsis"),
         title_align="left",
-        subtitle=Text(plain(f"{model.name} {model.revision:.12}"), style="dim"),
+        subtitle=Text(plain(f"{brackets}{model.name} {model.revision:.12}"), style="dim"),
         subtitle_align="right",
         border_style="dim",
         padding=(0, 1),
@@ -39,7 +44,9 @@ def _rows(assessment: Assessment) -> Table:
     for name in DIMENSIONS:
         level = getattr(assessment.levels, name)
         absent = "no prompt given" if name == "correspondence" and not assessment.prompt else "not rated"
-        rows.add_row(name, _gauge(getattr(assessment.scores, name), level, absent))
+        score, interval = getattr(assessment.scores, name), assessment.interval(name)
+        width = INTERVAL_WIDTH if assessment.intervals else 0
+        rows.add_row(name, _gauge(score, level, interval, width, absent))
     faults = ", ".join(f"{fault.name} {fault.severity:.2f}" for fault in assessment.faults)
     none = "not looked for" if kind_of(assessment.model.name) == "clip_agiqa" else "none found"
     rows.add_row("faults", Text(faults or none, style="" if faults else "dim"))
@@ -50,16 +57,21 @@ def _rows(assessment: Assessment) -> Table:
     return rows
 
 
-def _gauge(score: float | None, level: Level | None, absent: str) -> Text:
+def _gauge(
+    score: float | None, level: Level | None, interval: Interval | None, width: int, absent: str
+) -> Text:
     if score is None or level is None:
         return Text(f"     -  {absent}", style="dim")
-    filled = round(score / 100 * BAR_WIDTH)
-    color = LEVEL_COLORS[level]
+    color, written = LEVEL_COLORS[level], round(score, 2)
+    ends = interval or (written, written)
+    low, filled, high = (round(points / 100 * BAR_WIDTH) for points in (ends[0], written, ends[1]))
+    between = str(list(whole_points(*interval))) if interval else ""
     return Text.assemble(
         f"{score:6.2f}  ",
         (f"{level:<11}", color),
-        ("━" * filled, color),
-        ("─" * (BAR_WIDTH - filled), "dim"),
+        (f"{between:<{width}}", "dim"),
+        ("━" * low + "╍" * (filled - low) + "╌" * (high - filled), color),
+        ("─" * (BAR_WIDTH - high), "dim"),
     )
 
 

@@ -35,6 +35,8 @@ class MintIQAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is 
     faults: names that the fault head detects; empty for a model without one.
     alignment: config of a frozen sentence encoder (BertConfig) whose space image and prompt share, or None.
     matching: whether prompts are mapped, and cosines weighed, as train.match learned it.
+    examiner: sizes of the examiner that gives scores, intervals and faults instead of the heads, see
+        `Examiner`; None for a model without one. It needs `alignment` for its prompts.
     language: `hidden_size` of the LLM; `source`: where `load_language` finds it; `taught`: false where
         stage 2 is still to come, so that what the LLM says has no basis yet.
     processor: `image_size`, `fitted_size`, `image_mean`, `image_std`, `max_aspect`, `max_prompt_tokens`
@@ -58,6 +60,7 @@ class MintIQAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is 
         faults: list[str] | None = None,
         alignment: dict[str, Any] | None = None,
         matching: bool = False,
+        examiner: dict[str, Any] | None = None,
         language: dict[str, Any] | None = None,
         processor: dict[str, Any] | None = None,
         parts: dict[str, str] | None = None,
@@ -74,6 +77,7 @@ class MintIQAConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is 
         self.faults = list(faults or [])
         self.alignment = alignment
         self.matching = matching
+        self.examiner = examiner
         self.language = language or {"hidden_size": 4096}
         self.processor = processor or {}
         self.parts = dict(parts or {})

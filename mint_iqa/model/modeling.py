@@ -4,7 +4,7 @@ Axes: B batch, P patches, S statistics, Q queries, T prompt tokens, I instructio
 F faults, Dv image_embeds, Dq Q-Former, Dl LLM. Section numbers are those of MINT-IQA (arXiv 2405.07346).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from mint_iqa.checkpoints import checks
 from mint_iqa.errors import MintIQAError
 from mint_iqa.language.llm import MAX_NEW_TOKENS, LanguageModel
 from mint_iqa.model.configuration import MintIQAConfig
+from mint_iqa.model.examiner import Examination, Examiner, Reading
 from mint_iqa.model.heads import Alignment, FaultHead, ScoreHead, Shortcut
 from mint_iqa.model.qformer import QFormer
 from mint_iqa.model.references import LanguageOnDemand, fill_referenced
@@ -39,6 +40,12 @@ class EncodedImage:
     image_embeds: Tensor
     explain_embeds: Tensor
     statistics: Tensor
+
+    @staticmethod
+    def together(parts: "Sequence[EncodedImage]") -> "EncodedImage":
+        """One batch of several, for scores alone."""
+        image_embeds = torch.cat([part.image_embeds for part in parts])
+        return EncodedImage(image_embeds, image_embeds[:, :0], torch.cat([part.statistics for part in parts]))
 
     def one(self, i: int) -> "EncodedImage":
         """Picture `i` alone."""
@@ -99,6 +106,9 @@ class MintIQAModel(PreTrainedModel):  # type: ignore[misc]  # transformers is ty
         self.alignment = (
             Alignment(config.alignment, embeds_width, config.matching) if config.alignment else None
         )
+        self.examiner = None
+        if config.examiner is not None and config.alignment is not None:
+            self.examiner = Examiner(config.examiner, config.alignment["hidden_size"], len(config.faults))
         self.bridge = nn.Conv1d(config.query_tokens, config.query_tokens, kernel_size=1)
         self.language_projection = nn.Linear(width, config.language["hidden_size"])
         # Whitened principal axes of the training pictures' mean image_embeds, scaled for `novelty`; see
@@ -177,6 +187,12 @@ class MintIQAModel(PreTrainedModel):  # type: ignore[misc]  # transformers is ty
             scores["correspondence"] = scores["correspondence"] + self.alignment.bonus(similarity)
         faults = self.fault_head(vectors) if self.fault_head is not None else None
         return ScoreOutput(torch.stack(list(scores.values()), dim=-1), faults, vectors, similarity)
+
+    def examine(self, reading: Reading, prompt_ids: Tensor, prompt_mask: Tensor) -> Examination:
+        """What the examiner says of pictures that it has read, each with its prompt; see `score` for
+        those."""
+        assert self.examiner is not None and self.alignment is not None
+        return self.examiner.judge(reading, self.alignment.encode_text(prompt_ids, prompt_mask))
 
     def novelty(self, encoded: EncodedImage) -> Tensor:
         """How unlike the training pictures, float[B]: above 1 farther than 99.5 % of them; 0: unmeasured."""

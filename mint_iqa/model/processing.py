@@ -17,10 +17,15 @@ from mint_iqa.checkpoints.parts import part_folder
 from mint_iqa.checkpoints.tokenizers import read_tokenizer
 from mint_iqa.errors import MintIQAError
 from mint_iqa.images import Fit
+from mint_iqa.model.cnn import MEAN as CNN_MEAN
+from mint_iqa.model.cnn import STD as CNN_STD
 from mint_iqa.model.configuration import MintIQAConfig
 
 # A megabyte of text would take a second and a gigabyte only to be cut at some hundred tokens.
 MAX_CHARACTERS = 20_000
+# Sides of what the examiner's networks see, in pixels: AGIQA-3K's pictures whole, and what the classes of
+# EfficientNet-Lite2 were learned at.
+DETAIL_SIDE, CONCEPT_SIDE = 512, 260
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ class MintIQAProcessor:
         self.image_size = settings.image_size
         self.max_aspect = settings.max_aspect
         self.fitted_size = self.image_size if settings.fitted_size is None else settings.fitted_size
-        self.fit = Fit(self.fitted_size, self.max_aspect)
+        self.examined = config.examiner is not None
+        # What the examiner sees is larger, and the tower's picture can be made from it.
+        self.fit = Fit(DETAIL_SIDE if self.examined else self.fitted_size, self.max_aspect)
+        self._fit_tower = Fit(self.fitted_size, self.max_aspect)
         self.max_prompt_tokens = settings.max_prompt_tokens
         self._mean = torch.tensor(settings.image_mean).view(3, 1, 1)
         self._std = torch.tensor(settings.image_std).view(3, 1, 1)
@@ -80,7 +88,11 @@ class MintIQAProcessor:
         """RGB images -> uint8[B, image_size, image_size, 3]."""
         edge = (self.fitted_size - self.image_size) // 2
         inner = slice(edge, edge + self.image_size)
-        return np.stack([np.asarray(self.fit(image))[inner, inner] for image in images])
+        return np.stack([np.asarray(self._fit_tower(self.fit(image)))[inner, inner] for image in images])
+
+    def examiner_values(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """RGB images -> detail_values float32[B, 3, 512, 512] and concept_values float32[B, 3, 260, 260]."""
+        return cnn_values([self.fit(image) for image in images])
 
     def normalize(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8[B, H, W, 3] -> float32[B, 3, H, W] with the tower's mean and standard deviation."""
@@ -101,6 +113,16 @@ class MintIQAProcessor:
             for encoding, text in zip(encoded.encodings, texts, strict=True)
         )
         return Text(encoded["input_ids"], encoded["attention_mask"], cut)
+
+
+def cnn_values(fitted: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+    """Pictures of DETAIL_SIDE -> detail_values and concept_values, see `MintIQAProcessor.examiner_values`."""
+    small = [image.resize((CONCEPT_SIDE,) * 2, Image.Resampling.BICUBIC) for image in fitted]
+    values = []
+    for images in (fitted, small):
+        pixels = torch.from_numpy(np.stack([np.array(image) for image in images])).permute(0, 3, 1, 2)
+        values.append((pixels.float() / 255 - CNN_MEAN) / CNN_STD)
+    return values[0], values[1]
 
 
 class _Settings(BaseModel):

@@ -19,18 +19,24 @@ from mint_iqa.model.configuration import MintIQAConfig
 from mint_iqa.model.vision import BACKBONES
 from mint_iqa.quiet import quiet_transformers
 
+EXAMINER_PARTS = ("detail", "concepts")
+
 
 def fill_referenced(state: dict[str, Tensor], config: MintIQAConfig) -> None:
     """Fill, in place, the weights of a model's `state` that its checkpoint references.
 
-    The frozen sentence encoder and its word embeddings come from their part, the frozen layers of Q-Former 2
-    from Q-Former 1.
+    The frozen sentence encoder and its word embeddings come from their part, as the examiner's networks do,
+    and the frozen layers of Q-Former 2 from Q-Former 1.
     """
     if not config.referenced:
         return
     text = part_state(config, "text")
+    networks = [role for role in EXAMINER_PARTS if role in config.parts]
     source = {f"alignment.text_encoder.{k}": v for k, v in text.items()}
     source["qformer1.encoder.embeddings.word_embeddings.weight"] = text["embeddings.word_embeddings.weight"]
+    for role in networks:
+        own = part_state(config, role)
+        source |= {f"examiner.{role}.{k}": v for k, v in own.items() if f"examiner.{role}.{k}" in state}
     names = list(filter(config.is_referenced, state))
     for name in names:
         origin = source[name] if name in source else state.get(name.replace("qformer2.", "qformer1.", 1))
@@ -47,7 +53,8 @@ def fill_referenced(state: dict[str, Tensor], config: MintIQAConfig) -> None:
 
 
 def part_state(config: MintIQAConfig, role: str) -> dict[str, Tensor]:
-    """The weights of the tower ("vision") or the sentence encoder ("text") that `config.parts` names.
+    """The weights of the tower ("vision"), the sentence encoder ("text") or one of the examiner's networks
+    ("detail", "concepts") that `config.parts` names.
 
     A local folder is read by transformers. MintIQAError where it is missing or does not fit.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from mint_iqa.pages.html import figure, table
 from mint_iqa.reports.album import Album
 from mint_iqa.reports.comparison import Change, Comparison, differ
-from mint_iqa.reports.parts import card, interval, percent, sheet, short, small
+from mint_iqa.reports.parts import between, card, interval, percent, sheet, short, small
 from mint_iqa.reports.plots import scatter
 from mint_iqa.reports.run import Run
 from mint_iqa.text import counted
@@ -31,7 +31,7 @@ def comparison_section(
     yield "<ul>"
     yield from (f"<li>{verdict(name, change)}</li>" for name, change in comparison.changes.items())
     yield "</ul>"
-    header = ["", "pairs", "this run", "the other", "difference", "95 %", "better", "worse", "same"]
+    header = ["", "pairs", "this run", "the other", "difference", "95 %", "better", "worse", "no difference"]
     yield table("Differences", header, (_row(name, change) for name, change in comparison.changes.items()))
     yield small(EXPLAINED)
     yield from map(small, _notes(run, other, comparison))
@@ -60,7 +60,7 @@ def verdict(name: Dimension, change: Change) -> str:
 
 def _row(name: Dimension, change: Change) -> list[str]:
     new, old = change.means
-    shares = (change.better, change.worse, float((change.differences == 0).mean()))
+    shares = map(change.share, (1, -1, 0))
     return [
         name, f"{len(change.pairs):,}", f"{new:.1f}", f"{old:.1f}", f"{change.difference.value:{SIGNED}}",
         interval(change.difference, SIGNED), *map(percent, shares),
@@ -75,6 +75,16 @@ def _notes(run: Run, other: Run, comparison: Comparison) -> Iterator[str]:
         f"of the other. Not scored: {len(run.failures):,} and {len(other.failures):,}."
     )
     yield f"This run is by {short(', '.join(run.models))}, the other by {short(', '.join(other.models))}."
+    within = [
+        f"{name} {change.within:,} of {counted(change.with_intervals, 'pair')}"
+        for name, change in comparison.changes.items()
+        if change.with_intervals
+    ]
+    if within:
+        yield (
+            "A picture counts as better or worse only if each score lies outside the other's 90 % interval. "
+            f"No difference by that: {', '.join(within)}."
+        )
     if comparison.other_bytes:
         yield f"In {counted(comparison.other_bytes, 'pair')} the pictures themselves differ: both are shown."
 
@@ -83,8 +93,8 @@ def _most_changed(
     run: Run, other: Run, name: Dimension, change: Change, albums: Sequence[Album]
 ) -> Iterator[str]:
     order = np.argsort(change.differences, kind="stable")
-    gained = [i for i in order[::-1][:MOST_CHANGED] if change.differences[i] > 0]
-    lost = [i for i in order[:MOST_CHANGED] if change.differences[i] < 0]
+    gained = [i for i in order[::-1] if change.signs[i] > 0][:MOST_CHANGED]
+    lost = [i for i in order if change.signs[i] < 0][:MOST_CHANGED]
     for title, chosen in (
         (f"{name.capitalize()} gained most", gained),
         (f"{name.capitalize()} lost most", lost),
@@ -100,5 +110,9 @@ def _card(
     pictures = [albums[0].picture(new.image)]
     if differ(new, old):
         pictures.append(albums[1].picture(old.image))
-    scores = f"{other.of(name)[pair[1]]:.2f} → {run.of(name)[pair[0]]:.2f}"
+    before, after = (
+        f"{each.of(name)[row]:.2f}{between(each.intervals_of(name)[row])}"
+        for each, row in ((other, pair[1]), (run, pair[0]))
+    )
+    scores = f"{before} → {after}"
     return card(pictures, f"{difference:+.2f}", new.image, scores, short(new.prompt))

@@ -22,15 +22,22 @@ Key: TypeAlias = tuple[str, str]
 class Change:
     """One dimension over P pairs that have it in both runs; differences are the first run minus the second.
 
-    pairs: int[P, 2] rows of both runs; differences: float[P], points; better, worse: shares of pairs, 0..1.
+    pairs: int[P, 2] rows of both runs; differences: float[P], points; signs: int[P], 1 where the first run is
+    better, -1 where it is worse, 0 where there is no difference. with_intervals: pairs with an interval of
+    both scores; within: those of them where a score lies in the other's interval, which makes their sign 0.
     """
 
     pairs: npt.NDArray[np.int64]
     differences: Floats
     means: tuple[float, float]
     difference: Mean
-    better: float
-    worse: float
+    signs: npt.NDArray[np.int64]
+    with_intervals: int
+    within: int
+
+    def share(self, sign: int) -> float:
+        """The share of pairs with this sign, 0..1."""
+        return float((self.signs == sign).mean())
 
 
 @dataclass(frozen=True)
@@ -82,15 +89,23 @@ def _change(run: Run, other: Run, rows: npt.NDArray[np.int64], name: Dimension) 
         return None
     rows, new, old = rows[both], new[both], old[both]
     differences = np.round(new - old, 2)  # scores have two decimals: 0.3 - 0.2 is the same change as 0.1
+    of_new, of_old = run.intervals_of(name)[rows[:, 0]], other.intervals_of(name)[rows[:, 1]]
+    known = np.isfinite(of_new).all(1) & np.isfinite(of_old).all(1)
+    within = known & (_inside(new, of_old) | _inside(old, of_new))
     prompts = [run.items[i].prompt for i in rows[:, 0]]
     return Change(
         rows,
         differences,
         (float(new.mean()), float(old.mean())),
         mean_of(differences, prompts),
-        float((differences > 0).mean()),
-        float((differences < 0).mean()),
+        np.where(within, 0, np.sign(differences)).astype(np.int64),
+        int(known.sum()),
+        int(within.sum()),
     )
+
+
+def _inside(scores: Floats, intervals: Floats) -> npt.NDArray[np.bool_]:
+    return (intervals[:, 0] <= scores) & (scores <= intervals[:, 1])
 
 
 def _by_key(items: Sequence[Scored], name_of: Callable[[str], str]) -> dict[Key, list[int]]:

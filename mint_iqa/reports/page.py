@@ -16,7 +16,7 @@ from mint_iqa.reports.album import Album
 from mint_iqa.reports.compared import comparison_section
 from mint_iqa.reports.comparison import Comparison, compare
 from mint_iqa.reports.groups import groups_section
-from mint_iqa.reports.parts import NOTHING, card, percent, sheet, short, small
+from mint_iqa.reports.parts import NOTHING, between, card, percent, sheet, short, small
 from mint_iqa.reports.plots import histogram, scatter
 from mint_iqa.reports.run import FOLDER, Floats, Run
 from mint_iqa.text import counted
@@ -59,7 +59,8 @@ def _head(run: Run) -> Iterator[str]:
     yield head(f"{short(run.path.name)}: scores by {models}")
     yield f"<style>{STYLE.read_text()}</style>"
     yield f"<h1>{counted(len(run.items), 'image')} scored by {escape(models)}</h1>"
-    yield small(f"From {short(str(run.path))}. Scores are 0 to 100, higher is better.")
+    brackets = " After the score of a picture, its 90 % interval." if np.isfinite(run.intervals).any() else ""
+    yield small(f"From {short(str(run.path))}. Scores are 0 to 100, higher is better.{brackets}")
 
 
 def _notes(run: Run, missing: int, asked: int) -> Iterator[str]:
@@ -171,7 +172,7 @@ def _card(run: Run, row: int, name: Dimension, album: Album) -> str:
     item, score = run.items[row], float(run.of(name)[row])
     faults = ", ".join(f"{fault} {severity:.2f}" for fault, severity in item.faults)
     group = "" if run.by == FOLDER else short(item.group)
-    title = f"{score:.2f} {level_of(score)}"
+    title = f"{score:.2f} {level_of(score)}{between(run.intervals_of(name)[row])}"
     return card([album.picture(item.image)], title, item.image, short(item.prompt), group, faults)
 
 

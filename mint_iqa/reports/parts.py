@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from html import escape
 
 from mint_iqa.reports.intervals import Mean
-from mint_iqa.text import plain
+from mint_iqa.reports.run import Floats
+from mint_iqa.text import plain, whole_points
 
 MAX_LETTERS = 160  # of a name or a prompt
 NOTHING = "–"
@@ -36,6 +37,11 @@ def sheet(title: str, cards: Sequence[str]) -> str:
 def percent(share: float) -> str:
     """0.125 -> 12.5 %."""
     return f"{100 * share:.1f} %"
+
+
+def between(ends: Floats) -> str:
+    """The 90 % interval of a score, float[2], in whole points with a blank before it; nothing for nan."""
+    return "" if math.isnan(ends[0]) else f" {list(whole_points(*ends))}"
 
 
 def interval(mean: Mean, form: str = ".1f") -> str:

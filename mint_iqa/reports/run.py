@@ -50,7 +50,8 @@ class Run:
     """One file of records.
 
     `by` is what groups are: a metadata column, or "folder". scores: float[N, 3] of `items`, 0..100 with two
-    decimals, nan where there is none; columns as in `DIMENSIONS`. warnings: how often each was given.
+    decimals, nan where there is none; columns as in `DIMENSIONS`. intervals: float[N, 3, 2], low and high end
+    of the 90 % interval of each score, likewise. warnings: how often each was given.
     """
 
     path: Path
@@ -58,12 +59,17 @@ class Run:
     items: list[Scored] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
     scores: Floats = field(default_factory=lambda: np.empty((0, len(DIMENSIONS))))
+    intervals: Floats = field(default_factory=lambda: np.empty((0, len(DIMENSIONS), 2)))
     models: Counter[str] = field(default_factory=Counter)
     warnings: Counter[str] = field(default_factory=Counter)
 
     def of(self, dimension: Dimension) -> Floats:
         """float[N], nan where an image has no such score."""
         return self.scores[:, DIMENSIONS.index(dimension)]
+
+    def intervals_of(self, dimension: Dimension) -> Floats:
+        """float[N, 2], nan where a score has no interval."""
+        return self.intervals[:, DIMENSIONS.index(dimension)]
 
 
 def read_run(path: Path, by: str | None = None) -> Run:
@@ -75,6 +81,7 @@ def read_run(path: Path, by: str | None = None) -> Run:
     """
     run = Run(path, by or "")
     rows: list[tuple[float, ...]] = []
+    ends: list[tuple[float, ...]] = []
     columns: set[str] = set()
     for record in _records(path):
         known = record.metadata or {}
@@ -87,9 +94,11 @@ def read_run(path: Path, by: str | None = None) -> Run:
         else:
             run.items.append(_scored(record, group))
             rows.append(_row(record))
+            ends.append(_ends(record))
             run.warnings.update(record.warnings)
     _check(run, by, columns)
     run.scores = np.array(rows).reshape(-1, len(DIMENSIONS))
+    run.intervals = np.array(ends).reshape(-1, len(DIMENSIONS), 2)
     return run
 
 
@@ -134,3 +143,8 @@ def _scored(record: Assessment, group: str) -> Scored:
 def _row(record: Assessment) -> tuple[float, ...]:
     scores = (getattr(record.scores, name) for name in DIMENSIONS)
     return tuple(math.nan if score is None else round(score, 2) for score in scores)
+
+
+def _ends(record: Assessment) -> tuple[float, ...]:
+    """Low and high end by turns, in the order of `DIMENSIONS`."""
+    return tuple(end for name in DIMENSIONS for end in record.interval(name) or (math.nan, math.nan))

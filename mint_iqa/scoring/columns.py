@@ -11,9 +11,10 @@ from mint_iqa.errors import MintIQAError
 from mint_iqa.records import Assessment, Explanation, FailedAssessment
 from mint_iqa.vocabulary import DIMENSIONS, FAULTS
 
-NUMBERS = (*DIMENSIONS, *(f"fault_{name}" for name in FAULTS))
+BOUNDS = tuple(f"{name}_{end}" for name in DIMENSIONS for end in ("low", "high"))
+NUMBERS = (*DIMENSIONS, *BOUNDS, *(f"fault_{name}" for name in FAULTS))
 COLUMNS = (
-    "image", "prompt", *DIMENSIONS, *(f"{name}_level" for name in DIMENSIONS),
+    "image", "prompt", *DIMENSIONS, *BOUNDS, *(f"{name}_level" for name in DIMENSIONS),
     *(f"fault_{name}" for name in FAULTS), "warnings",
     *(f"{name}_explanation" for name in Explanation.model_fields),
     "error_code", "error", "image_sha256", "model", "revision",
@@ -26,7 +27,8 @@ ROW_GROUP = 8192
 def row_of(record: Assessment | FailedAssessment) -> dict[str, Any]:
     """Column -> value, by the names in `COLUMNS` and `metadata_...`; what does not apply is left out.
 
-    Scores are 0..100, faults severities 0..1 with two decimals as in the JSON, and absent if not found.
+    Scores and ends of intervals are 0..100, faults severities 0..1 with two decimals as in the JSON, and
+    absent if not found.
     """
     row: dict[str, Any] = {
         "image": record.image, "prompt": record.prompt, "image_sha256": record.image_sha256,
@@ -39,10 +41,20 @@ def row_of(record: Assessment | FailedAssessment) -> dict[str, Any]:
     return {
         **row,
         **written["scores"],
+        **_bounds(written["intervals"]),
         **{f"{name}_level": level for name, level in written["levels"].items()},
         **{f"fault_{fault['name']}": fault["severity"] for fault in written["faults"]},
         **{f"{name}_explanation": text for name, text in (written["explanation"] or {}).items()},
         "warnings": " ".join(record.warnings),
+    }
+
+
+def _bounds(intervals: dict[str, list[float] | None] | None) -> dict[str, float]:
+    known = {name: interval for name, interval in (intervals or {}).items() if interval}
+    return {
+        f"{name}_{end}": value
+        for name, interval in known.items()
+        for end, value in zip(("low", "high"), interval, strict=True)
     }
 
 

@@ -38,7 +38,8 @@ CHANGES: dict[str, Edits] = {
             ('    "overall": "Why', '    "aesthetics": "How beautiful is the image?",\n    "overall": "Why'),
         ],
         RECORDS: [
-            ("\n\nclass Levels(", "\n    aesthetics: Score | None = None\n\n\nclass Levels("),
+            ("\n\nclass Intervals(", "\n    aesthetics: Score | None = None\n\n\nclass Intervals("),
+            ("\n    @model_validator(mode=\"after\")\n    def _low", "    aesthetics: Interval | None = None\n\n    @model_validator(mode=\"after\")\n    def _low"),
             ("\n    @classmethod\n    def of(cls, scores", "    aesthetics: Level | None = None\n\n    @classmethod\n    def of(cls, scores"),
             ("\n\nclass ModelInfo(", "\n    aesthetics: Text | None = None\n\n\nclass ModelInfo("),
         ],

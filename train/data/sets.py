@@ -1,4 +1,4 @@
-"""AGIQA-3K and Flickr8k: tables, files, folds by prompt, and test sets."""
+"""AGIQA-3K, BIQ2021 and Flickr8k: tables, files, folds by prompt, and test sets."""
 
 import csv
 import hashlib
@@ -18,6 +18,7 @@ from mint_iqa.vocabulary import DIMENSIONS, Dimension
 from train.engine.recipes import HeldOut
 
 SETS = ("agiqa3k", "flickr8k")
+IMAGENET_CLASSES = Path(__file__).with_name("imagenet_classes.tsv")
 # Dimensions that people rated, and the column of AGIQA-3K for each (0..5).
 LABELS: dict[Dimension, str] = {"quality": "mos_quality", "correspondence": "mos_align"}
 RATED_COLUMNS = [DIMENSIONS.index(name) for name in LABELS]  # their columns among the scores
@@ -63,8 +64,21 @@ def flickr8k(root: Path) -> list[dict[str, Any]]:
     return [{"path": str(root / "flickr8k" / name), "captions": texts} for name, texts in captions.items()]
 
 
+def biq2021(root: Path) -> list[dict[str, str]]:
+    """BIQ2021 rows: image, mos (0..1), subset, path."""
+    rows = read_table(root / "biq2021" / "scores.csv")
+    return [{**row, "path": str(root / "biq2021" / row["image"])} for row in rows]
+
+
+def imagenet_classes() -> list[tuple[list[str], str]]:
+    """Of each class of ImageNet, in the order of a classifier's outputs: its names, and WordNet's
+    definition."""
+    rows = list(csv.DictReader(IMAGENET_CLASSES.open(encoding="utf-8"), delimiter="\t"))
+    return [([name.strip() for name in row["names"].split(",")], row["definition"]) for row in rows]
+
+
 def paths_of(name: str) -> list[str]:
-    """The files of "agiqa3k" or "flickr8k", in the order of their table."""
+    """The files of "agiqa3k", "biq2021" or "flickr8k", in the order of their table."""
     root = data_root()
     if name == "flickr8k":
         return [str(row["path"]) for row in flickr8k(root)]

@@ -20,11 +20,14 @@ from mint_iqa.assessor import Assessor
 from mint_iqa.checkpoints.finding import revision_of
 from mint_iqa.files import cache_root
 from mint_iqa.images import read_image
+from mint_iqa.model.examiner import Reading
+from mint_iqa.model.modeling import EncodedImage
+from mint_iqa.pictures import encode
 
 Floats = NDArray[np.float32]
 BATCH_SIZE = 8
 # Raised when the files or what is computed into them change.
-FORMAT = "1"
+FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class ShownPicture:
 
 @dataclass(frozen=True)
 class FrozenVectors:
-    """vectors float32[N, Dq]: mean quality vectors; similarity float32[N]: cosine of picture and prompt, 0
-    without an alignment encoder; scores float32[N, K]: around 0..1, not clamped."""
+    """vectors float32[N, V]: mean quality vectors, or the examiner's axes; similarity
+    float32[N]: cosine of picture and prompt, 0 without an alignment encoder; scores float32[N, K]: around
+    0..1, not clamped."""
 
     vectors: Floats
     similarity: Floats
@@ -62,15 +66,23 @@ def vectors_of(assessor: Assessor, pictures: Sequence[ShownPicture]) -> FrozenVe
 
 @torch.inference_mode()
 def _encode(assessor: Assessor, pictures: Sequence[ShownPicture]) -> Floats:
-    """float32[B, Dq + 1 + K]: vectors, similarity and scores side by side."""
+    """float32[B, V + 1 + K]: vectors, similarity and scores side by side."""
     model, processor = assessor.model, assessor.processor
-    pixels = processor.pixel_values([read_image(p.path).rgb for p in pictures])
     text = processor.tokenize([p.prompt for p in pictures])
-    encoded = model.encode_image(pixels.to(model.device, model.dtype), explain=False)
-    output = model.score(encoded, text.ids.to(model.device), text.mask.to(model.device))
-    vectors = output.quality_vectors.float().mean(dim=1)
-    similarity = vectors.new_zeros(len(vectors)) if output.similarity is None else output.similarity.float()
-    return torch.cat([vectors, similarity.unsqueeze(1), output.scores.float()], dim=1).cpu().numpy()
+    ids, mask = text.ids.to(model.device), text.mask.to(model.device)
+    shown = encode(model, processor, [(str(p.path), read_image(p.path)) for p in pictures], explain=False)
+    readings = [picture.reading for picture in shown if picture.reading is not None]
+    if readings:
+        reading = Reading.together(readings)
+        examined = model.examine(reading, ids, mask)
+        vectors, similarity, scores = reading.axes, examined.similarity, examined.scores
+    else:
+        parts = [picture.encoded for picture in shown if picture.encoded is not None]
+        output = model.score(EncodedImage.together(parts), ids, mask)
+        vectors, scores = output.quality_vectors.float().mean(dim=1), output.scores
+        none = vectors.new_zeros(len(vectors))
+        similarity = none if output.similarity is None else output.similarity.float()
+    return torch.cat([vectors, similarity.unsqueeze(1), scores.float()], dim=1).cpu().numpy()
 
 
 def _weights(assessor: Assessor) -> str:

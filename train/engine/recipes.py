@@ -195,7 +195,7 @@ class Stage2(Optimization):
 
     trains: list[str] = field(default_factory=lambda: list(STAGE2_TRAINS))
     output: str = "runs/explain"
-    stage1: str = "runs/match"  # a finished stage-1 run: its model and its split
+    stage1: str = "runs/tune"  # a finished stage-1 run: its model and its split
     start: str | None = None  # instead: a model that already explains (nano, a folder), to continue from
     weight_decay: float = 0.01
     examples: int = 8000

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mint_iqa.model.examiner import Examiner
 from mint_iqa.model.heads import ScoreHead
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import CORRESPONDENCE
@@ -114,10 +115,13 @@ def fit_adjustment(seen: HeadInputs, wanted: Floats, weights: Floats, strength: 
 
 @torch.no_grad()
 def apply(model: MintIQAModel, dimension: str, adjustment: Adjustment) -> set[str]:
-    """Build the adjustment into the head's weights; the names of the parameters that changed.
+    """Build the adjustment into the model; the names of the weights that changed.
 
-    The first layer takes the smallest change that has the wanted effect through the second.
+    Of a model with an examiner, into what it keeps for this; else into the score head, of which the first
+    layer takes the smallest change that has the wanted effect through the second.
     """
+    if model.examiner is not None:
+        return _apply_to_examiner(model.examiner, model.config.dimensions.index(dimension), adjustment)
     head, prefix = model.heads[dimension], f"heads.{dimension}.layers"
     assert isinstance(head, ScoreHead)
     first, last = (layer for layer in head.layers if isinstance(layer, nn.Linear))
@@ -136,3 +140,15 @@ def apply(model: MintIQAModel, dimension: str, adjustment: Adjustment) -> set[st
             alignment.slope.mul_(1 + adjustment.slope)
             names.add("alignment.slope")
     return names
+
+
+def _apply_to_examiner(examiner: Examiner, row: int, adjustment: Adjustment) -> set[str]:
+    """On top of an earlier adjustment, which may be there already."""
+    factor = 1 + adjustment.slope
+    slope, gain, shift = examiner.own_line[row].tolist()
+    direction = torch.from_numpy(adjustment.direction).to(examiner.own_direction)
+    examiner.own_direction[row] = factor * examiner.own_direction[row] + direction
+    examiner.own_line[row] = torch.tensor(
+        [(1 + slope) * factor - 1, factor * gain + adjustment.gain, factor * shift + adjustment.shift]
+    )
+    return {"examiner.own_direction", "examiner.own_line"}

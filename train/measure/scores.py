@@ -24,10 +24,11 @@ from instruct_data.prompts import unrelated_prompt
 from mint_iqa.errors import MintIQAError
 from mint_iqa.evaluation.agreement import MIN_IMAGES, ScoredLabels, baselines
 from mint_iqa.evaluation.logistic import fit_logistic
-from mint_iqa.images import read_image
+from mint_iqa.images import ReadImage, read_image
 from mint_iqa.metrics import Metric, bootstrap_interval, krcc, plcc, rmse, roc_auc, srcc, t_interval
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
+from mint_iqa.pictures import encode, judge
 from mint_iqa.tables.reading import read_bytes
 from mint_iqa.vocabulary import AUTHENTICITY, CORRESPONDENCE, DIMENSIONS, FAULTS, NAMED_FROM, QUALITY
 from train.data import sets
@@ -59,14 +60,13 @@ class Rater:
         found: list[list[tuple[Any, Any]]] = [[] for _ in prompts]
         for start in range(0, len(images), BATCH_SIZE):
             part = slice(start, start + BATCH_SIZE)
-            encoded = self.model.encode_image(self.processor.pixel_values(images[part]))
+            read = [("", ReadImage(image, image.size, None, ())) for image in images[part]]
+            pictures = encode(self.model, self.processor, read, explain=False)
             for results, texts in zip(found, prompts, strict=True):
                 text = self.processor.tokenize(texts[part])
-                output = self.model.score(encoded, text.ids, text.mask)
-                faults = torch.empty(len(output.scores), 0)
-                if output.faults is not None:
-                    faults = output.faults.sigmoid()
-                results.append((output.scores.clamp(0, 1) * 100, faults))
+                judged = judge(self.model, pictures, text.ids, text.mask)
+                none = torch.empty(len(judged.points), 0)
+                results.append((judged.points, none if judged.severities is None else judged.severities))
         return [
             (np.concatenate([s for s, _ in r]).astype(float), np.concatenate([f for _, f in r]).astype(float))
             for r in found

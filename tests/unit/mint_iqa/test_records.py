@@ -16,6 +16,7 @@ from mint_iqa.records import (
     FailedAssessment,
     Failure,
     Fault,
+    Intervals,
     Levels,
     ModelInfo,
     Scores,
@@ -24,6 +25,7 @@ from mint_iqa.records import (
 
 MODEL = ModelInfo(name="nano", revision="abc")
 SCORES = Scores(quality=63.2, authenticity=41.876, correspondence=None)
+INTERVALS = Intervals(quality=(51, 74.5), authenticity=(20.123, 41.876), correspondence=None)
 FAILURE = Failure(code="image_missing", message="a.png does not exist: check the path.")
 
 
@@ -59,6 +61,8 @@ def every_kind():
         ),
         FailedAssessment(image="a.png", model=MODEL, error=FAILURE, metadata={"id": "7"}),
         answer(),
+        assessment(intervals=INTERVALS),
+        answer(intervals=INTERVALS),
         FailedAnswer(image="a.png", model=MODEL, question="Why?", error=FAILURE),
     ]
 
@@ -91,6 +95,10 @@ def test_a_record_survives_the_way_through_json(record):
         {"levels": None},
         {"scores": {"quality": 101, "authenticity": 1, "correspondence": None}},
         {"scores": {"quality": 1, "authenticity": 1}},
+        {"schema_version": "1.1"},
+        {"intervals": {"quality": [1, 70]}},
+        {"intervals": {"quality": [1], "authenticity": None, "correspondence": None}},
+        {"intervals": {"quality": [1, 101], "authenticity": None, "correspondence": None}},
         {"faults": [{"name": "ugliness", "severity": 0.5}]},
         {"image_sha256": "xyz"},
         {"metadata": {"id": 7}},
@@ -102,7 +110,7 @@ def test_the_schema_rejects_what_is_no_record(damage):
 
 
 @pytest.mark.parametrize(
-    "field", ["schema_version", "image", "prompt", "model", "scores", "levels", "explanation"]
+    "field", ["schema_version", "image", "prompt", "model", "scores", "intervals", "levels", "explanation"]
 )
 def test_the_schema_wants_every_field(field):
     value = exported(assessment())
@@ -135,6 +143,58 @@ def test_scores_are_written_with_two_decimals_and_kept_in_full():
 def test_a_score_is_a_number_on_0_to_100(bad):
     with pytest.raises(ValidationError):
         Scores(quality=bad, authenticity=1, correspondence=None)
+
+
+@pytest.mark.parametrize("make", [assessment, answer])
+def test_an_interval_is_written_with_two_decimals_and_kept_in_full(make):
+    written = exported(make(intervals=INTERVALS))["intervals"]
+    assert written == {"quality": [51, 74.5], "authenticity": [20.12, 41.88], "correspondence": None}
+    assert INTERVALS.authenticity == (20.123, 41.876)
+    assert exported(make())["intervals"] is None
+
+
+def test_an_assessment_gives_the_interval_of_a_score_as_it_is_written():
+    assert assessment(intervals=INTERVALS).interval("authenticity") == (20.12, 41.88)
+    assert assessment(intervals=INTERVALS).interval("correspondence") is None
+    assert assessment().interval("quality") is None
+
+
+@pytest.mark.parametrize(
+    "ends", [(64, 60), (-1, 70), (60, 100.5), (float("nan"), 70), (60,), (60, 65, 70), (60, None)]
+)
+def test_an_interval_is_two_ends_on_0_to_100_the_low_one_first(ends):
+    with pytest.raises(ValidationError):
+        Intervals(quality=ends, authenticity=None, correspondence=None)
+
+
+@pytest.mark.parametrize("make", [assessment, answer])
+@pytest.mark.parametrize("ends", [(10, 63.19), (63.21, 80)])
+def test_an_interval_contains_its_score(make, ends):
+    with pytest.raises(ValidationError, match=r"intervals\.quality must contain"):
+        make(intervals=Intervals(quality=ends, authenticity=None, correspondence=None))
+
+
+@pytest.mark.parametrize("ends", [(10, 63.1951), (63.2049, 80), (63.2, 63.2)])
+def test_rounding_alone_puts_no_score_outside_its_interval(ends):
+    one = Intervals(quality=ends, authenticity=None, correspondence=None)
+    assert assessment(intervals=one).interval("quality") == tuple(round(end, 2) for end in ends)
+
+
+@pytest.mark.parametrize("make", [assessment, answer])
+def test_what_is_not_scored_has_no_interval(make):
+    with pytest.raises(ValidationError, match=r"intervals\.correspondence must be None"):
+        make(intervals=Intervals(quality=None, authenticity=None, correspondence=(0, 100)))
+
+
+@pytest.mark.parametrize("record", every_kind(), ids=lambda record: type(record).__name__)
+def test_a_record_of_version_1_1_is_read_without_intervals_and_one_of_1_0_not_at_all(record):
+    now = {field: None if field == "intervals" else value for field, value in exported(record).items()}
+    earlier = {field: value for field, value in now.items() if field != "intervals"} | {
+        "schema_version": "1.1"
+    }
+    assert exported(type(record).model_validate_json(json.dumps(earlier))) == now
+    with pytest.raises(ValidationError, match="schema_version"):
+        type(record).model_validate_json(json.dumps(earlier | {"schema_version": "1.0"}))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])

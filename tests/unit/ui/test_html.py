@@ -8,11 +8,11 @@ import re
 
 import jsonschema
 
-from mint_iqa.records import FailedAssessment, ModelInfo, schema
+from mint_iqa.records import FailedAssessment, Intervals, ModelInfo, schema
 from ui import html
 from ui.html import csv_text, json_text
 from ui.inputs import Upload
-from ui.session import Session
+from ui.session import ComparedPicture, Session
 
 
 def test_the_exported_json_meets_the_schema_and_holds_the_answers(assessor, shown):
@@ -55,6 +55,31 @@ def test_a_score_is_read_out_with_its_word(assessment):
     assert 'aria-label="quality" aria-valuemin="0" aria-valuemax="100" aria-valuenow="59"' in shown
     assert 'aria-valuetext="59 of 100, fair"' in shown
     assert 'aria-label="correspondence: no prompt given"' in shown
+
+
+def with_interval(assessment, low, high):
+    intervals = Intervals(quality=(low, high), authenticity=None, correspondence=None)
+    return assessment.model_copy(update={"intervals": intervals})
+
+
+def test_an_interval_is_shown_drawn_and_read_out(assessment):
+    shown = html.result(with_interval(assessment(quality=63.2), 51.3, 73.2))
+    assert 'aria-valuetext="63 of 100, good, 90 % interval 51 to 74"' in shown
+    assert ">51–74</span>" in shown and "<br>90 % interval 51 to 74." in shown
+    assert '<b style="left:51.3%;width:21.9%"></b>' in shown
+    assert shown.count('class="ends"') == 1  # the other scores have none
+
+
+def test_the_comparison_shows_intervals_too(assessment):
+    rows = [ComparedPicture("", with_interval(assessment(quality=63.2), 51.3, 73.2))]
+    assert 'aria-label="90 % interval 51 to 74"' in html.table(rows)
+    assert html.table(rows).count('style="left:') == 1
+
+
+def test_a_model_without_intervals_shows_none(assessment):
+    rows = [ComparedPicture("", assessment())]
+    for part in (html.result(assessment()), html.table(rows), html.waiting()):
+        assert "interval" not in part and "ends" not in part and "left:" not in part
 
 
 def test_dots_of_equal_scores_lie_in_different_lanes(assessor, uploads):

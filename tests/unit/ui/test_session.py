@@ -7,7 +7,7 @@ import pytest
 from instruct_data.answers.templates import QUESTION_WORDINGS, SHOWS_IT, WHY_LOW_ABOUT
 from mint_iqa.errors import MintIQAError
 from mint_iqa.language.chat import MAX_HISTORY
-from mint_iqa.records import Assessment, FailedAssessment
+from mint_iqa.records import Assessment, FailedAssessment, Intervals
 from mint_iqa.vocabulary import DIMENSIONS
 from ui.inputs import MAX_PROMPT_CHARACTERS, Upload
 from ui.session import MAX_ANSWERS, Conversation, Session, Sessions, suggestions
@@ -206,6 +206,13 @@ def test_none_and_too_many_pictures_are_refused(assessor, uploads, count, code):
     with pytest.raises(MintIQAError) as error:
         next(Session().compare(assessor, uploads[:count], ""))
     assert error.value.code == code
+
+
+def test_an_answer_has_the_intervals_of_its_scores(assessor, shown):
+    intervals = Intervals(quality=(0, 100), authenticity=None, correspondence=None)
+    shown.assessment = shown.assessment.model_copy(update={"intervals": intervals})
+    ask(shown, assessor, "Why?")
+    assert shown.answers[0].intervals == intervals
 
 
 # --- sessions ---

@@ -54,6 +54,17 @@ def test_agreement_is_found_in_both_dimensions_and_written(tmp_path, capsys):
     assert "generator" in printed and "report.html" in printed
 
 
+def test_records_of_version_1_1_are_evaluated_as_those_of_today(tmp_path):
+    scores, _ = perfect(tmp_path)
+    evaluate(tmp_path)
+    today = written(tmp_path)
+    records = [json.loads(line) | {"schema_version": "1.1"} for line in scores.read_text().splitlines()]
+    for each in records:
+        del each["intervals"]
+    scores.write_text("".join(json.dumps(each) + "\n" for each in records))
+    assert evaluate(tmp_path) == 0 and written(tmp_path) == today
+
+
 def test_lines_fit_a_terminal_of_80_columns(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     perfect(tmp_path)

@@ -5,12 +5,13 @@ import json
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from mint_iqa import cli
-from mint_iqa.cli.fail_under import Gate, limits_of
+from mint_iqa.cli.fail_under import Gate, gate, limits_of
 from mint_iqa.errors import MintIQAError
-from mint_iqa.records import Assessment, FailedAssessment, Failure, Levels, ModelInfo, Scores
+from mint_iqa.records import Assessment, FailedAssessment, Failure, Intervals, Levels, ModelInfo, Scores
 
 MODEL = ModelInfo(name="tiny", revision="1")
 
@@ -96,23 +97,67 @@ def test_a_limit_that_makes_no_sense_is_refused_before_the_model_is_loaded(texts
     assert "--fail-under" in capsys.readouterr().err
 
 
-def assessed(i, quality):
+def assessed(i, quality, ends=None):
     scores = Scores(quality=quality, authenticity=quality, correspondence=None)
-    return Assessment(image=f"{i}.png", model=MODEL, scores=scores, levels=Levels.of(scores))
+    intervals = ends and Intervals(quality=ends, authenticity=None, correspondence=None)
+    return Assessment(
+        image=f"{i}.png", model=MODEL, scores=scores, levels=Levels.of(scores), intervals=intervals
+    )
 
 
 def test_a_long_list_is_cut_off_and_counted():
-    gate = Gate(limits_of(["quality=60", "authenticity=20.5"]))
-    list(gate.watch(assessed(i, 10) for i in range(1500)))
-    sentence = gate.sentence()
+    watching = Gate(limits_of(["quality=60", "authenticity=20.5"]))
+    list(watching.watch(assessed(i, 10) for i in range(1500)))
+    sentence = watching.sentence()
     assert "1,500 of 1,500 images are below --fail-under quality=60, authenticity=20.5: 0.png" in sentence
     assert "0.png (quality 10.00, authenticity 10.00), 1.png" in sentence
     assert sentence.endswith("19.png (quality 10.00, authenticity 10.00) and 1,480 more.")
 
 
 def test_scores_count_as_they_are_written_and_failures_not_at_all():
-    gate = Gate({"quality": 60})
+    watching = Gate({"quality": 60})
     failure = FailedAssessment(image="x.png", model=MODEL, error=Failure(code="x", message="x"))
     records = [assessed(0, 59.996), failure, assessed(1, 59.994)]
-    assert list(gate.watch(records)) == records
-    assert (gate.seen, gate.below, gate.named) == (2, 1, ["1.png (quality 59.99)"])
+    assert list(watching.watch(records)) == records
+    assert (watching.seen, watching.below.number) == (2, 1)
+    assert watching.below.named == ["1.png (quality 59.99)"]
+
+
+def test_an_image_below_whose_interval_reaches_the_limit_passes_and_is_named(capsys):
+    with gate({"quality": 60}) as watching:
+        for record in (assessed(0, 55, (48, 62.5)), assessed(1, 70, (65, 75)), assessed(2, 59, (50, 60))):
+            watching.note(record)
+    error = " ".join(capsys.readouterr().err.split())
+    assert error == (
+        "2 of 3 images are below --fail-under quality=60, but within their 90 % interval: "
+        "0.png (quality 55.00 [48.00, 62.50]), 2.png (quality 59.00 [50.00, 60.00])."
+    )
+
+
+def test_an_image_fails_if_its_whole_interval_is_below(capsys):
+    with pytest.raises(typer.Exit) as ended, gate({"quality": 60}) as watching:
+        for record in (assessed(0, 55, (48, 59.994)), assessed(1, 59, (50, 70)), assessed(2, 58)):
+            watching.note(record)
+    passed, error = capsys.readouterr().err.splitlines()
+    assert ended.value.exit_code == 3
+    assert passed == (
+        "1 of 3 images is below --fail-under quality=60, but within its 90 % interval: "
+        "1.png (quality 59.00 [50.00, 70.00])."
+    )
+    assert error == (
+        "error: 2 of 3 images are below --fail-under quality=60: 0.png (quality 55.00 [48.00, 59.99]), "
+        "2.png (quality 58.00)."
+    )
+
+
+def test_an_interval_saves_its_own_score_only():
+    watching = Gate({"quality": 60, "authenticity": 60})
+    watching.note(assessed(0, 55, (48, 62)))
+    assert (watching.below.named, watching.within.number) == (["0.png (authenticity 55.00)"], 0)
+
+
+def test_a_long_list_of_passed_images_is_cut_off_too(capsys):
+    with gate({"quality": 60}) as watching:
+        list(watching.watch(assessed(i, 50, (40, 60)) for i in range(30)))
+    error = capsys.readouterr().err
+    assert error.count(".png") == 20 and error.rstrip().endswith(" and 10 more.")

@@ -94,6 +94,19 @@ def test_a_run_that_is_complete_has_nothing_left_to_do(folder, run, scored):
     assert ((folder / "out.jsonl").read_bytes(), scored) == (whole, [])
 
 
+def test_a_run_that_version_1_1_of_the_records_began_is_resumed(folder, run, scored):
+    run("out.csv")
+    table, journal = (folder / "out.csv").read_bytes(), folder / "out.csv.jsonl"
+    lines = [json.loads(line) for line in journal.read_text("utf-8").splitlines()]
+    for line in lines:
+        line["schema_version"] = "1.1"
+        line.pop("intervals", None)
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines[:BATCH]), "utf-8")
+    scored.clear()
+    assert run("out.csv", "--resume")[0] == 1
+    assert scored == [4, 3] and (folder / "out.csv").read_bytes() == table
+
+
 def test_without_resume_a_run_starts_over(folder, run, scored):
     run("out.jsonl")
     run("out.jsonl")

@@ -13,7 +13,16 @@ from PIL import Image
 from mint_iqa import cli
 from mint_iqa.errors import MintIQAError
 from mint_iqa.metrics import bootstrap_interval
-from mint_iqa.records import Assessment, FailedAssessment, Failure, Fault, Levels, ModelInfo, Scores
+from mint_iqa.records import (
+    Assessment,
+    FailedAssessment,
+    Failure,
+    Fault,
+    Intervals,
+    Levels,
+    ModelInfo,
+    Scores,
+)
 from mint_iqa.reports.comparison import compare
 from mint_iqa.reports.intervals import mean_interval, mean_of
 from mint_iqa.reports.run import read_run
@@ -28,6 +37,8 @@ def scored(image, quality, prompt=None, correspondence=None, faults=(), **known)
     scores = Scores(quality=quality, authenticity=50, correspondence=correspondence)
     found = [Fault(name=name, severity=severity) for name, severity in faults]
     model = known.pop("model", MODEL)
+    if ends := known.pop("ends", None):
+        known["intervals"] = Intervals(quality=ends, authenticity=None, correspondence=None)
     return Assessment(
         image=image,
         prompt=prompt,
@@ -147,6 +158,13 @@ def test_best_and_worst_are_in_their_order_and_no_image_is_both(report):
     best, worst = (cards for _, cards in re.findall(r"<h3>(Best|Worst)</h3>(.*?)</div>", few, re.DOTALL)[:2])
     assert best.index("high.png") < best.index("middle.png") and "low.png" not in best
     assert "low.png" in worst and "middle.png" not in worst
+
+
+def test_a_picture_shows_the_interval_of_its_score_if_it_has_one(report):
+    page = report([scored("a.png", 70, ends=(61.5, 77.2)), scored("b.png", 30)])
+    assert "<b>70.00 good [61, 78]</b>" in page and "<b>30.00 poor</b>" in page
+    assert "After the score of a picture, its 90 % interval." in page
+    assert "90 % interval" not in report([scored("a.png", 70), scored("b.png", 30)])
 
 
 def test_groups_are_generators_else_folders_or_what_is_asked_for(report):
@@ -307,6 +325,61 @@ def test_a_comparison_has_the_right_numbers(report):
     assert re.findall(r">(\d)\.png<", lost.split("<h", 1)[0]) == ["2"]
 
 
+WIDE = (40, 60)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "sign"),
+    [
+        ((55, WIDE), (45, WIDE), 0),  # each in the other's
+        ((55, (54, 56)), (45, WIDE), 0),  # one in the other's
+        ((55, WIDE), (45, (44, 46)), 0),
+        ((60, (55, 65)), (50, WIDE), 0),  # on its end
+        ((70, (55, 80)), (50, WIDE), 1),  # the intervals overlap, the scores are outside
+        ((50, WIDE), (70, (55, 80)), -1),
+        ((51, None), (50, WIDE), 1),  # one interval is no pair of them
+        ((51, WIDE), (52, None), -1),
+        ((50, None), (50, None), 0),
+    ],
+)
+def test_a_picture_is_better_or_worse_only_outside_the_intervals(tmp_path, new, old, sign):
+    (one, ends), (other, other_ends) = new, old
+    both = runs(tmp_path, [scored("a.png", one, ends=ends)], [scored("a.png", other, ends=other_ends)])
+    change = compare(*both).changes["quality"]
+    assert change.signs.tolist() == [sign]
+    known = ends is not None and other_ends is not None
+    assert (change.with_intervals, change.within) == (known, known and sign == 0)
+
+
+def test_a_comparison_counts_what_is_no_difference_by_the_intervals(report):
+    pairs = [
+        ((90, (85, 95)), (50, WIDE)),
+        ((55, WIDE), (50, WIDE)),
+        ((45, WIDE), (50, WIDE)),
+        ((60, None), (50, None)),
+    ]
+    new, old = (
+        [scored(f"{i}.png", pair[k][0], ends=pair[k][1]) for i, pair in enumerate(pairs)] for k in (0, 1)
+    )
+    page = report(new, old)
+    quality, authenticity = rows_of(page, "Differences")
+    assert quality[-3:] == ["50.0 %", "0.0 %", "50.0 %"]
+    assert authenticity[-3:] == ["0.0 %", "0.0 %", "100.0 %"]
+    text = text_of(page)
+    assert "No difference by that: quality 2 of 3 pairs." in text
+    assert re.findall(r">(\d)\.png<", page.split("Quality gained most", 1)[1].split("<h2", 1)[0]) == [
+        "0",
+        "3",
+    ]
+    assert "50.00 [40, 60] → 90.00 [85, 95]" in text and "50.00 → 60.00" in text
+    assert "Quality lost most" not in page
+
+
+def test_a_comparison_without_intervals_says_nothing_of_them(report):
+    page = report([scored("a.png", 51)], [scored("a.png", 50)])
+    assert "90 % interval" not in page and "No difference by that" not in page
+
+
 @pytest.mark.parametrize(
     ("shift", "words"),
     [
@@ -404,4 +477,15 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
         write(tmp_path / "scores.jsonl", scored("a.png", 12.346, "fox", 99.999), scored("b.png", 7))
     )
     np.testing.assert_array_equal(run.scores, [[12.35, 50, 100], [7, 50, np.nan]])
+    assert np.isnan(run.intervals).all() and run.intervals.shape == (2, 3, 2)
     assert json.loads(run.path.read_text().splitlines()[0])["scores"]["quality"] == 12.35
+
+
+def test_a_run_of_version_1_1_is_read_too(tmp_path):
+    path = write(tmp_path / "scores.jsonl", scored("a.png", 12))
+    earlier = json.loads(path.read_text()) | {"schema_version": "1.1"}
+    del earlier["intervals"]
+    path.write_text(json.dumps(earlier) + "\n" + scored("b.png", 7, ends=(5, 9.126)).model_dump_json() + "\n")
+    run = read_run(path)
+    assert run.of("quality").tolist() == [12, 7]
+    np.testing.assert_array_equal(run.intervals_of("quality"), [[np.nan, np.nan], [5, 9.13]])

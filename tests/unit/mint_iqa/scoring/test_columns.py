@@ -6,7 +6,16 @@ import io
 import pytest
 
 from mint_iqa.errors import MintIQAError
-from mint_iqa.records import Assessment, Explanation, FailedAssessment, Fault, Levels, ModelInfo, Scores
+from mint_iqa.records import (
+    Assessment,
+    Explanation,
+    FailedAssessment,
+    Fault,
+    Intervals,
+    Levels,
+    ModelInfo,
+    Scores,
+)
 from mint_iqa.scoring import columns
 from mint_iqa.scoring.columns import COLUMNS, row_of, write_rows, write_table
 from mint_iqa.scoring.manifest import read_manifest
@@ -47,6 +56,18 @@ def test_a_row_holds_what_the_json_holds():
     assert row.keys() - set(COLUMNS) == {"metadata_id"}
 
 
+def test_the_ends_of_the_intervals_have_columns_beside_the_scores():
+    intervals = Intervals(quality=(70.126, 85), authenticity=(30, 50), correspondence=None)
+    row = row_of(assessed(intervals=intervals))
+    assert (row["quality_low"], row["quality_high"]) == (70.13, 85.0)
+    assert (row["authenticity_low"], row["authenticity_high"]) == (30.0, 50.0)
+    assert row.keys() <= set(COLUMNS) and "correspondence_low" not in row
+    assert COLUMNS[2:7] == ("quality", "authenticity", "correspondence", "quality_low", "quality_high")
+    (cells,) = read_csv([assessed(intervals=intervals)])
+    assert (cells["authenticity_high"], cells["correspondence_low"]) == ("50.0", "")
+    assert read_csv([assessed()])[0]["quality_low"] == ""
+
+
 def test_a_failure_has_no_scores_and_says_why():
     row = row_of(FAILED)
     assert (row["error_code"], row["error"]) == ("image_missing", "b.png does not exist.")
@@ -79,11 +100,14 @@ def test_csv_can_be_read_as_a_manifest(tmp_path):
 def test_parquet_has_the_same_columns_with_numbers_as_numbers(tmp_path, monkeypatch):
     parquet = pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(columns, "ROW_GROUP", 2)
-    records = [assessed(metadata={"id": "7"}), FAILED, assessed(prompt=None, explanation=None)]
+    intervals = Intervals(quality=(70, 85), authenticity=None, correspondence=None)
+    records = [assessed(metadata={"id": "7"}), FAILED]
+    records.append(assessed(prompt=None, explanation=None, intervals=intervals))
     write_table(records, tmp_path / "scores.parquet", ["id"])
     table = parquet.read_table(tmp_path / "scores.parquet")
     assert table.column_names == [*COLUMNS, "metadata_id"]
     assert table["quality"].to_pylist() == [80.0, None, 80.0]
+    assert table["quality_high"].to_pylist() == [None, None, 85.0]
     assert table["fault_blur"].to_pylist() == [0.62, None, 0.62]
     assert table["fault_noise"].to_pylist() == [None] * 3
     assert table["metadata_id"].to_pylist() == ["7", None, None]
