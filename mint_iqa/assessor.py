@@ -20,7 +20,7 @@ from mint_iqa.language.llm import MAX_NEW_TOKENS, LanguageModel, Turn
 from mint_iqa.language.loading import placement
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
-from mint_iqa.pictures import Judged, Picture, Rated, encode, judge, name_of, warnings_of
+from mint_iqa.pictures import Picture, Rated, ScoredBatch, encode, judge, name_of, warnings_of
 from mint_iqa.records import (
     Answer,
     Assessment,
@@ -73,6 +73,8 @@ class Assessor:
         # A sixth faster than the eager attention of `build_backbone`, which trains faster.
         loaded.vision.backbone.set_attn_implementation("sdpa")
         loaded.to(place)
+        if loaded.examiner is not None:
+            loaded.examiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         processor = MintIQAProcessor.from_config(loaded.config, folder)
         return cls(loaded, processor, info_of(model, folder))
 
@@ -176,7 +178,7 @@ class Assessor:
             for i, ((picture, _), prompt, cut) in enumerate(zip(items, prompts, text.cut, strict=True))
         ]
 
-    def _rated(self, picture: Picture, prompt: str | None, cut: bool, found: Judged, i: int) -> Rated:
+    def _rated(self, picture: Picture, prompt: str | None, cut: bool, found: ScoredBatch, i: int) -> Rated:
         scores, intervals = found.scores(i, prompt is not None)
         faults = found.faults(i, self.model.config.faults, picture.acquitted)
         warnings = (*picture.warnings, *warnings_of(picture, cut, self.processor, self._untrained))

@@ -60,9 +60,11 @@ def encode(
     encoded, reading, distances = None, None, [0.0] * len(read)
     if model.examiner is not None:
         detail, concept = processor.examiner_values(images)
-        reading = model.examiner.read(
-            detail.to(model.device, model.dtype), concept.to(model.device, model.dtype)
-        )
+        values = (detail.to(model.device, model.dtype), concept.to(model.device, model.dtype))
+        # On a CPU one after the other: a batch of 512 x 512 leaves its caches, and takes half as long again.
+        size = 1 if model.device.type == "cpu" else len(images)
+        parts = [torch.split(v, size) for v in values]
+        reading = Reading.together([model.examiner.read(*pair) for pair in zip(*parts, strict=True)])
         distances = model.examiner.distance(reading).tolist()
     if explain or reading is None:
         pixels = processor.pixel_values(images)
@@ -80,7 +82,7 @@ def encode(
 
 
 @dataclass(frozen=True)
-class Judged:
+class ScoredBatch:
     """A batch: points float[B, K] on 0..100; half float[B, K], half of each 90 % interval, None for a model
     that gives none; severities float[B, F], None likewise; quality_vectors float[B, Q, Dq], None where only
     scores were wanted."""
@@ -114,7 +116,7 @@ class Judged:
         return tuple(Fault(name=n, severity=s) for n, s in sorted(named, key=lambda pair: -pair[1]))
 
 
-def judge(model: MintIQAModel, pictures: Sequence[Picture], ids: Tensor, mask: Tensor) -> Judged:
+def judge(model: MintIQAModel, pictures: Sequence[Picture], ids: Tensor, mask: Tensor) -> ScoredBatch:
     """Scores by the heads; or, of a model that has one, by the examiner, and then quality vectors only where
     an answer may need them. ids, mask int[B, T]: the prompts."""
     vectors, scores, severities, half = None, None, None, None
@@ -128,7 +130,7 @@ def judge(model: MintIQAModel, pictures: Sequence[Picture], ids: Tensor, mask: T
         found = model.examine(Reading.together(readings), ids, mask)
         scores, severities, half = found.scores, found.severities, 100 * found.spread
     assert scores is not None
-    return Judged(scores.float().clamp(0, 1) * 100, half, severities, vectors)
+    return ScoredBatch(scores.float().clamp(0, 1) * 100, half, severities, vectors)
 
 
 def warnings_of(picture: Picture, cut: bool, processor: MintIQAProcessor, untrained: bool) -> Iterator[str]:

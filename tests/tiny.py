@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import BertTokenizerFast, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mint_iqa.model.configuration import MintIQAConfig
+from mint_iqa.model.examiner import rbf
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.vocabulary import DIMENSIONS, FAULT_WORDS, FAULTS, GRADES, LEVELS, QUESTIONS
 
@@ -89,6 +90,41 @@ def lively(model: MintIQAModel, seed: int = 0) -> MintIQAModel:
     return model
 
 
+def examiner_settings() -> dict[str, Any]:
+    """`MintIQAConfig.examiner` of the smallest networks there are."""
+    small = {"width": 0.2, "depth": 0.3}
+    return {"detail": small, "concepts": small, "axes": 6, "pictures": 8, "anchors": 4}
+
+
+def examining(model: MintIQAModel, seed: int = 0) -> MintIQAModel:
+    """Give a model's examiner something to say; its intervals are 10 to 30 points to either side."""
+    assert model.examiner is not None
+    generator = torch.Generator().manual_seed(seed)
+    examiner, process = model.examiner, model.examiner.process
+
+    def draw(tensor: torch.Tensor, scale: float) -> None:
+        tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
+
+    for network in (examiner.detail, examiner.concepts):
+        for weight in network.parameters():
+            if weight.ndim > 1:
+                draw(weight, (2 / weight[0].numel()) ** 0.5)
+    draw(process.projection, 0.1)
+    draw(process.pictures, 1.0)
+    draw(process.weights, 0.1)
+    draw(examiner.class_vectors, 1.0)
+    draw(examiner.fault_lines.weight, 0.05)
+    process.offsets.fill_(0.5)
+    process.gamma.fill_(0.05)
+    anchors = process.pictures[: len(process.precision)]
+    process.precision.copy_(torch.linalg.inv(rbf(anchors, anchors, 0.05) + 0.1 * torch.eye(len(anchors))))
+    examiner.ramp.copy_(torch.tensor([0.25, 0.75]))
+    examiner.likeness.copy_(torch.tensor([1.0, 0.0, 0.8]))
+    examiner.matching.copy_(torch.tensor([0.1, 0.4, 0.6, 0.3, 0.1, 0.75]))
+    examiner.spread.copy_(torch.tensor([[0.1, 0.2]] * len(DIMENSIONS)))
+    return model
+
+
 def text_tokenizer() -> BertTokenizerFast:
     return BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDPIECES)})
 
@@ -124,6 +160,7 @@ def save_language(folder: Path) -> Path:
 def save(folder: Path, language: Path, **changes: Any) -> Path:
     """A whole checkpoint: `Assessor.from_pretrained(folder)` needs nothing else."""
     changes.setdefault("language", {"hidden_size": 32, "source": str(language)})
-    lively(model(**changes)).save_pretrained(folder)
+    made = lively(model(**changes))
+    (made if made.examiner is None else examining(made)).save_pretrained(folder)
     text_tokenizer().save_pretrained(folder)
     return folder

@@ -23,6 +23,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, P
 
 from instruct_data.answers import templates
 from mint_iqa.checkpoints.parts import CACHE_VERSION, PARTS
+from mint_iqa.model.cnn import EfficientNetLite
 from mint_iqa.model.vision import build_backbone
 from mint_iqa.quiet import quiet_transformers
 from train.data.pictures import stored_side
@@ -38,6 +39,9 @@ PROMPTS = (
 )  # fmt: skip
 CAPTIONS = ("a boy runs", "a girl jumps", "three horses", "a black truck", "people sitting", "snowy hill")
 GENERATORS = ("alpha", "beta")
+PHOTOGRAPHS = 15  # that people rated
+# The examiner's networks and their sizes here.
+NETWORKS = {"efficientnet_lite0": (0.2, 0.3), "efficientnet_lite2": (0.2, 0.3)}
 # nano's recipe for the toy tower of three blocks, of which two train.
 TRAINS = [
     "vision.backbone.encoder.layer.[12]", "vision.readout", "qformer1", "heads", "shortcut", "fault_head",
@@ -47,6 +51,12 @@ CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+# Settings of train.examine for them.
+TOY_EXAMINER = [
+    "networks={detail: {width: 0.2, depth: 0.3}, concepts: {width: 0.2, depth: 0.3}}", "words.steps=5",
+    "regions.passes=1", "held_out_photographs=3",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,11 @@ def write_pictures(root: Path, prompts: Sequence[str] = PROMPTS) -> None:
             })  # fmt: skip
             _draw(root / "agiqa3k" / "images" / f"{number}.png", 0 if number == 3 else number)
     _write_table(root / "agiqa3k" / "scores.csv", rows)
+    photographs = []
+    for i in range(PHOTOGRAPHS):
+        _draw(root / "biq2021" / "images" / f"{i}.png", 200 + i)
+        photographs.append({"image": f"images/{i}.png", "mos": (7 * i % PHOTOGRAPHS) / PHOTOGRAPHS})
+    _write_table(root / "biq2021" / "scores.csv", photographs)
     captions = []
     for i, caption in enumerate(CAPTIONS):
         _draw(root / "flickr8k" / "images" / f"{i}.png", 100 + i)
@@ -128,7 +143,7 @@ def toy_config() -> dict[str, Any]:
 
 
 def write_parts(world: World) -> None:
-    """The three converted parts, as `pretrained.part_folder` expects to find them."""
+    """The converted parts, as `pretrained.part_folder` expects to find them."""
     torch.manual_seed(3)
     config = world.settings
     with quiet_transformers():
@@ -147,10 +162,20 @@ def write_parts(world: World) -> None:
         )  # fmt: skip
         LlamaForCausalLM(language).save_pretrained(_part(world, "language"))
         tokenizer.save_pretrained(_part(world, "language"))
+    for name, size in NETWORKS.items():
+        network = EfficientNetLite(*size)
+        for weight in network.parameters():
+            if weight.ndim > 1:  # louder than PyTorch's: it would see all pictures alike
+                torch.nn.init.kaiming_normal_(weight)
+        _folder(world, name).mkdir()
+        save_file(network.state_dict(), _folder(world, name) / "model.safetensors")
 
 
 def _part(world: World, role: str) -> Path:
-    name = world.settings["parts"][role]
+    return _folder(world, world.settings["parts"][role])
+
+
+def _folder(world: World, name: str) -> Path:
     return world.cache / f"{name}-{PARTS[name].sha256[:12]}-v{CACHE_VERSION}"
 
 

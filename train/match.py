@@ -39,6 +39,7 @@ from mint_iqa.model.heads import mapped
 from mint_iqa.model.modeling import MintIQAModel
 from mint_iqa.model.processing import MintIQAProcessor
 from train.data import sets
+from train.data.captions import sentence_vectors
 from train.data.features import encode
 from train.data.sets import folds_of, learned_of, split
 from train.engine.checkpoints import RUN_AGAIN, held_out, leave, writing
@@ -147,15 +148,6 @@ def vectors_once(
 
 
 @torch.inference_mode()
-def sentence_vectors(model: MintIQAModel, processor: MintIQAProcessor, texts: Sequence[str]) -> Tensor:
-    """Their unit vectors, float[M, Dt], before the map."""
-    found = [torch.empty(0, prompt_map_of(model).in_features)]
-    for start in range(0, len(texts), 64):
-        text = processor.tokenize(list(texts[start : start + 64]))
-        found.append(alignment_of(model).encode_text(text.ids, text.mask))
-    return torch.cat(found)
-
-
 def unrelated_texts(
     prompts: Sequence[str], names: Sequence[str], fold: NDArray[np.int64], settings: Match
 ) -> Tensor:

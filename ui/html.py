@@ -112,8 +112,8 @@ generators. On others they are less sure: compare pictures of one kind.</li>
 without one of them is called unexplained.</li>
 <li>A small language model writes the answers. They follow the scores and the faults found; treat anything
 beyond that with care.</li>
-<li>The shipped model, nano, sees a picture at 336 x 336 pixels and learned authenticity from faults put into
-pictures on purpose. Its model card has the figures.</li>
+<li>The shipped model, nano, sees a picture at 512 x 512 pixels. Authenticity says how much it looks like a
+photograph. Its model card has the figures.</li>
 </ul>"""
 
 

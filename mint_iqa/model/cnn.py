@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, relu6
+from torch.nn.functional import conv2d, pad
 
 # Per stage: expansion, output channels, blocks, kernel size, stride.
 STAGES = (
@@ -49,7 +49,7 @@ class EfficientNetLite(nn.Module):
 
     def stages(self, pixel_values: Tensor) -> list[Tensor]:
         """pixel_values float[B, 3, H, W] -> the output of every stage, float[B, C, h, w]."""
-        hidden = relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
+        hidden = _relu6(self.stem(pixel_values.contiguous(memory_format=torch.channels_last)))
         outputs = []
         for number, block in enumerate(self.blocks, 1):
             hidden = block(hidden)
@@ -59,7 +59,7 @@ class EfficientNetLite(nn.Module):
 
     def pooled(self, pixel_values: Tensor) -> Tensor:
         """pixel_values float[B, 3, H, W] -> what the classifier reads, float[B, HEAD]."""
-        pooled: Tensor = relu6(self.head(self.stages(pixel_values)[-1])).mean(dim=(2, 3))
+        pooled: Tensor = _relu6(self.head(self.stages(pixel_values)[-1])).mean(dim=(2, 3))
         return pooled
 
 
@@ -75,34 +75,41 @@ class Block(nn.Module):
         self.residual = stride == 1 and channels == out
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = x if self.expand is None else relu6(self.expand(x))
-        hidden = self.project(relu6(self.depthwise(hidden)))
+        hidden = x if self.expand is None else _relu6(self.expand(x))
+        hidden = self.project(_relu6(self.depthwise(hidden)))
         out: Tensor = x + hidden if self.residual else hidden
         return out
 
 
 class SameConv(nn.Conv2d):
-    """A convolution with TensorFlow's "same" padding, as the weights were trained: at stride 2 the odd
-    pixel of padding comes last, where PyTorch's `padding=1` would put it first."""
+    """A convolution with TensorFlow's "same" padding, as the weights were trained: at stride 2, the odd pixel
+    of padding of an even side comes last, where PyTorch's `padding=1` would put it first."""
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride == 1:
-            return conv2d(x, self.weight, self.bias, padding=kernel // 2, groups=self.groups)
-        edges: list[int] = []
-        for length in (x.shape[-1], x.shape[-2]):
-            missing = max((math.ceil(length / stride) - 1) * stride + kernel - length, 0)
-            edges += [missing // 2, missing - missing // 2]
-        return conv2d(pad(x, edges), self.weight, self.bias, stride, groups=self.groups)
+        weight = self.weight
+        if stride == 2:
+            # Zeros before the kernel shift it by a pixel, as padding behind the picture would, which takes a
+            # quarter of the network's time: it copies the picture.
+            down, across = ((length + 1) % 2 for length in x.shape[-2:])
+            weight = pad(weight, [across, 0, down, 0])
+        return conv2d(x, weight, self.bias, stride, padding=kernel // 2, groups=self.groups)
 
 
 def statistics(outputs: list[Tensor]) -> Tensor:
     """Each channel's mean and standard deviation over the positions, stage by stage: float[B, 2 * sum(C)]."""
     parts = []
     for output in outputs:
-        deviation, mean = torch.var_mean(output.float(), dim=(2, 3), correction=0)
-        parts += [mean, deviation.sqrt()]
+        # Written out: on a CPU, torch.var_mean takes five times as long over channels-last outputs.
+        flat = output.float().flatten(2)
+        mean = flat.mean(dim=2)
+        parts += [mean, (flat - mean.unsqueeze(2)).square().mean(dim=2).sqrt()]
     return torch.cat(parts, dim=1)
+
+
+def _relu6(x: Tensor) -> Tensor:
+    """In place: a fifth of the time of a network that is bound by memory, and no gradient ever comes back."""
+    return x.clamp_(0, 6)
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -19,8 +19,9 @@ from mint_iqa.model.cnn import CLASSES, HEAD, EfficientNetLite, statistics
 from mint_iqa.vocabulary import DIMENSIONS
 
 # What the Gaussian process predicts, 0..1: what people say of the quality of generated pictures and of
-# photographs, and how well a picture shows its prompt, as far as the picture alone can tell.
-OUTPUTS = ("quality", "photograph_quality", "fit")
+# photographs, how well a picture shows its prompt, as far as the picture alone can tell, and whether it is a
+# photograph.
+OUTPUTS = ("quality", "photograph_quality", "fit", "photograph")
 TEMPERATURE = 2.0  # of the class probabilities, so that more than one class has a say
 GRID = 16  # cells a side
 # Stages whose outputs fill the grid; from the last on, a cell is one position.
@@ -32,24 +33,24 @@ CLIP = 6.0  # standard deviations
 
 @dataclass
 class Reading:
-    """A batch of pictures as the examiner sees them: axes float[B, A]; signs float[B, F + 1], logits of "a
-    photograph" and of every fault; vectors float[B, D], in the sentence space, of unit length."""
+    """A batch of pictures as the examiner sees them: axes float[B, A]; faults float[B, F], logits; vectors
+    float[B, D], in the sentence space, of unit length."""
 
     axes: Tensor
-    signs: Tensor
+    faults: Tensor
     vectors: Tensor
 
     def one(self, i: int) -> "Reading":
         """Picture `i` alone."""
         part = slice(i, i + 1)
-        return Reading(self.axes[part], self.signs[part], self.vectors[part])
+        return Reading(self.axes[part], self.faults[part], self.vectors[part])
 
     @staticmethod
     def together(readings: "Sequence[Reading]") -> "Reading":
         """One batch of several."""
         return Reading(
             torch.cat([r.axes for r in readings]),
-            torch.cat([r.signs for r in readings]),
+            torch.cat([r.faults for r in readings]),
             torch.cat([r.vectors for r in readings]),
         )
 
@@ -97,8 +98,15 @@ class GaussianProcess(nn.Module):
         """axes float[B, A] -> predictions float[B, O], and the variance's share of the prior's, float[B]."""
         kernel = rbf(axes, self.pictures.float(), self.gamma.float())
         near = kernel[:, : len(self.precision)]
-        variance = 1 - ((near @ self.precision.float()) * near).sum(dim=1)
-        return kernel @ self.weights.float() + self.offsets.float(), variance.clamp(0, 1)
+        return kernel @ self.weights.float() + self.offsets.float(), self._variance(near)
+
+    def novelty(self, axes: Tensor) -> Tensor:
+        """The variance alone, float[B]."""
+        return self._variance(rbf(axes, self.pictures[: len(self.precision)].float(), self.gamma.float()))
+
+    def _variance(self, near: Tensor) -> Tensor:
+        """near float[B, anchors]: kernels with the anchors."""
+        return (1 - ((near @ self.precision.float()) * near).sum(dim=1)).clamp(0, 1)
 
 
 def rbf(a: Tensor, b: Tensor, gamma: Tensor | float) -> Tensor:
@@ -166,9 +174,8 @@ class Examiner(nn.Module):
         channels = self.detail.stage_channels
         width = 2 * sum(channels)
         sizes = (settings["axes"], settings["pictures"], settings["anchors"])
-        self.process = GaussianProcess(width, *sizes, len(OUTPUTS))
-        # Lines: they travel to unseen sources better than kernels do.
-        self.signs = nn.Linear(width, faults)  # a photograph, and every fault but malformation
+        self.process = GaussianProcess(width + HEAD, *sizes, len(OUTPUTS))
+        self.fault_lines = nn.Linear(width, faults - 1)  # every fault but malformation
         spread = sum(channels[FIRST_GRID_STAGE:WHOLE_CELL_STAGE])
         self.regions = RegionHead(2 * spread + sum(channels[WHOLE_CELL_STAGE:]))
         self.register_buffer("class_vectors", torch.zeros(CLASSES, text_width))
@@ -177,7 +184,7 @@ class Examiner(nn.Module):
         # How the parts make scores; see the methods that use them.
         self.register_buffer("ramp", torch.tensor([0.0, 1.0]))
         self.register_buffer("likeness", torch.zeros(3))
-        self.register_buffer("matching", torch.zeros(5))
+        self.register_buffer("matching", torch.zeros(6))
         self.register_buffer("spread", torch.zeros(len(DIMENSIONS), 2))
         self.register_buffer("familiar", torch.tensor(1.0))  # novelty of the most unusual training pictures
         # What train.finetune learned of someone's own ratings: added to a score are a direction of the axes,
@@ -192,10 +199,11 @@ class Examiner(nn.Module):
         outputs = self.detail.stages(detail_values)
         seen = statistics(outputs)
         _, malformed = self.regions(cells_of(outputs[FIRST_GRID_STAGE:]))
-        signs = torch.cat([self.signs(seen.to(self.signs.weight.dtype)), malformed.unsqueeze(1)], dim=1)
+        faults = self.fault_lines(seen.to(self.fault_lines.weight.dtype))
         pooled = self.concepts.pooled(concept_values)
         vectors = self.picture_vectors(pooled, self.concepts.classifier(pooled))
-        return Reading(self.process.axes(seen), signs.float(), vectors)
+        axes = self.process.axes(torch.cat([seen, pooled], dim=1))
+        return Reading(axes, torch.cat([faults, malformed.unsqueeze(1)], dim=1).float(), vectors)
 
     def picture_vectors(self, pooled: Tensor, logits: Tensor) -> Tensor:
         """Class names weighted by how likely they are, and what `picture_map` adds: float[B, D]."""
@@ -210,21 +218,20 @@ class Examiner(nn.Module):
 
     def distance(self, reading: Reading) -> Tensor:
         """How unlike the training pictures, float[B]: above 1 farther than nearly all of them."""
-        _, novelty = self.process(reading.axes)
-        distance: Tensor = novelty / self.familiar.float()
+        distance: Tensor = self.process.novelty(reading.axes) / self.familiar.float()
         return distance
 
     def judge(self, reading: Reading, sentences: Tensor) -> Examination:
         """Scores of the pictures, each with its prompt's sentence vector: sentences float[B, D]."""
         predicted, novelty = self.process(reading.axes)
-        quality, photograph_quality, fit = predicted.unbind(dim=1)
-        severities = reading.signs[:, 1:].sigmoid()
+        quality, photograph_quality, fit, likely = predicted.unbind(dim=1)
+        severities = reading.faults.sigmoid()
         similarity = (reading.vectors * self.prompt_vectors(sentences)).sum(dim=1)
-        photograph = self.photograph(reading.signs[:, 0])
+        photograph = self.photograph(likely)
         scores = {
             "quality": quality + photograph * (photograph_quality - quality),
-            "authenticity": self.authenticity(reading.signs[:, 0], severities[:, -1]),
-            "correspondence": self.correspondence(fit, similarity),
+            "authenticity": self.authenticity(likely, severities[:, -1]),
+            "correspondence": self.correspondence(fit, photograph, similarity),
         }
         spread = self.spread[:, 0] + self.spread[:, 1] * novelty.unsqueeze(1)
         general = torch.stack([scores[name] for name in DIMENSIONS], dim=1)
@@ -232,21 +239,23 @@ class Examiner(nn.Module):
         own = reading.axes @ self.own_direction.float().T + gain * similarity.unsqueeze(1) + shift
         return Examination((1 + slope) * general + own, spread.float(), severities, similarity, novelty)
 
-    def photograph(self, sign: Tensor) -> Tensor:
-        """How much a picture is rated as photographs are, 0..1: a ramp between two logits."""
+    def photograph(self, likely: Tensor) -> Tensor:
+        """How much a picture is rated as photographs are, 0..1: a ramp between two predictions."""
         low, high = self.ramp.float()
-        share: Tensor = ((sign - low) / (high - low)).clamp(0, 1)
+        share: Tensor = ((likely - low) / (high - low)).clamp(0, 1)
         return share
 
-    def authenticity(self, sign: Tensor, malformation: Tensor) -> Tensor:
+    def authenticity(self, likely: Tensor, malformation: Tensor) -> Tensor:
         """From "generated" to "photograph", less what malformed parts take; 0..1."""
         gain, shift, taken = self.likeness.float()
-        score: Tensor = (gain * sign + shift).sigmoid() * (1 - taken * malformation)
+        score: Tensor = (gain * likely + shift).sigmoid() * (1 - taken * malformation)
         return score
 
-    def correspondence(self, fit: Tensor, similarity: Tensor) -> Tensor:
+    def correspondence(self, fit: Tensor, photograph: Tensor, similarity: Tensor) -> Tensor:
         """A line with a cap: below it every bit of similarity counts, above it hardly any, because among
-        pictures that show their prompt similarity says little."""
-        shift, weight, slope, cap, tail = self.matching.float()
-        score: Tensor = shift + weight * fit + slope * similarity.minimum(cap) + tail * similarity
+        pictures that show their prompt similarity says little. A photograph shows what it was taken of, so
+        its fit is a constant."""
+        shift, weight, slope, cap, tail, constant = self.matching.float()
+        mixed = fit + photograph * (constant - fit)
+        score: Tensor = shift + weight * mixed + slope * similarity.minimum(cap) + tail * similarity
         return score

@@ -1,4 +1,5 @@
-"""The shipped model compared with people, on prompts that were kept out of its training (fold 0 of five)."""
+"""The shipped model compared with people: it learned from these prompts, so this guards loading and
+preprocessing and is no figure. The figures are those of folds (train.examine)."""
 
 import numpy as np
 import pytest

@@ -129,6 +129,8 @@ def test_the_record_in_the_readme_is_the_one_that_the_command_writes(nano):
     written = record.model_dump(mode="json")
     scores = {name: pytest.approx(value, abs=0.02) for name, value in shown.pop("scores").items()}
     assert written.pop("scores") == scores
+    ends = {name: pytest.approx(pair, abs=0.02) for name, pair in shown.pop("intervals").items()}
+    assert {name: tuple(pair) for name, pair in written.pop("intervals").items()} == ends
     assert written == shown
 
 

@@ -29,9 +29,10 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 WINGS = """\
 errors, vocabulary, text, files, quiet
 records, tables, metrics, devices, image_limits
-images, folds, checkpoints
+images, pixels, folds, checkpoints
 language, pages
 model, evaluation, reports
+pictures
 assessor, clip_agiqa, convert
 scoring
 cli
@@ -131,10 +132,10 @@ def test_the_plan_is_the_one_that_is_printed() -> None:
 def test_each_learning_step_has_a_recipe_of_its_name_that_its_own_command_reads() -> None:
     kinds = {
         "train.stage1": recipes.Stage1, "train.align": recipes.Align, "train.tune": recipes.Tune,
-        "train.match": recipes.Match, "train.stage2": recipes.Stage2,
+        "train.stage2": recipes.Stage2, "train.examine": recipes.Examine,
     }  # fmt: skip
     learning = [step for step in nano.STEPS if step.arguments and step.arguments[0].endswith(".yaml")]
-    assert [step.name for step in learning] == ["pretrain", "align", "tune", "match", "explain"]
+    assert [step.name for step in learning] == ["pretrain", "align", "tune", "explain", "examine"]
     for step in learning:
         path = f"configs/nano/{step.name}.yaml"
         settings = read_settings(kinds[step.module], REPOSITORY / path)
@@ -145,8 +146,8 @@ def test_each_learning_step_has_a_recipe_of_its_name_that_its_own_command_reads(
 
 
 def test_each_step_starts_where_the_one_before_it_ends() -> None:
-    starts = {"align": ("start", "pretrain"), "tune": ("start", "align"), "match": ("start", "tune")}
-    starts["explain"] = ("stage1", "match")
+    starts = {"align": ("start", "pretrain"), "tune": ("start", "align")}
+    starts |= {"explain": ("stage1", "tune"), "examine": ("start", "explain")}
     for name, (key, before) in starts.items():
         assert re.search(rf"^{key}: runs/{before}$", document(f"configs/nano/{name}.yaml"), re.MULTILINE)
 

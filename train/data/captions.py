@@ -1,4 +1,4 @@
-"""Sentence vectors of the photographs' captions, computed once."""
+"""Sentence vectors of prompts, and of the photographs' captions, computed once."""
 
 import hashlib
 import json
@@ -16,6 +16,16 @@ from mint_iqa.model.processing import MintIQAProcessor
 from train.engine.checkpoints import writing
 from train.engine.parameters import alignment_of
 from train.engine.precision import autocast
+
+
+def sentence_vectors(model: MintIQAModel, processor: MintIQAProcessor, texts: Sequence[str]) -> Tensor:
+    """What the frozen encoder says of texts, unit vectors float[M, Dt], before any map."""
+    alignment = alignment_of(model)
+    found = [torch.empty(0, alignment.text_encoder.config.hidden_size)]
+    for start in range(0, len(texts), 64):
+        text = processor.tokenize(list(texts[start : start + 64]))
+        found.append(alignment.encode_text(text.ids, text.mask))
+    return torch.cat(found)
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """What the examiner's networks see of training pictures, whole and damaged: computed once, kept in the cache.
 
 Every picture has variants whose faults are known: `clean`, one with a `fault` of KADID-10k, one `malformed`,
-and one `resaved` (cropped, resized and compressed at random, as pictures on the web are), so that neither
-size nor compression tells a photograph from a generated picture.
+one `resaved` (cropped, resized and compressed at random, as pictures on the web are) and one `small`, so that
+neither size nor compression tells a photograph from a generated picture.
 """
 
 import hashlib
@@ -32,13 +32,14 @@ from train.engine.checkpoints import writing
 
 Floats = NDArray[np.float32]
 # The variants, and the number that seeds each.
-KINDS = {"clean": 0, "fault": 1, "malformed": 2, "resaved": 3}
+KINDS = {"clean": 0, "fault": 1, "malformed": 2, "resaved": 3, "small": 4}
 GRID_SETS, GRID_KINDS = ("agiqa3k", "biq2021"), ("clean", "malformed", "resaved")  # whose cells are kept
 DETAIL_FIT = Fit(DETAIL_SIDE, 2.0)
 # Raised when what is computed changes.
 FORMAT = "1"
 LEVELS = (2, 6)  # of malformations: level 1 can hardly be seen
 RESAVED_SIDES = (320, 384, 448, 512, 640, 768)
+SMALL_SIDE = 192  # of Flickr8k's photographs here
 RESAVED_FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BILINEAR)
 QUALITIES = (40, 97)  # of JPEG and WebP
 
@@ -67,6 +68,8 @@ def variant(
         return image, None, 0, None
     if kind == "resaved":
         return _resaved(_cropped(image, rng), rng), None, 0, None
+    if kind == "small":
+        return _resaved(image, rng, (SMALL_SIDE,)), None, 0, None
     if kind == "malformed":
         made = apply_fault(image, "malformation", int(rng.integers(*LEVELS)), rng)
         # Saved like the others: a bent part has no trace of the first compression, and would show by that.
@@ -86,8 +89,10 @@ def _cropped(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     return image.crop((x, y, x + w, y + h))
 
 
-def _resaved(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    side = int(rng.choice(RESAVED_SIDES))
+def _resaved(
+    image: Image.Image, rng: np.random.Generator, sides: tuple[int, ...] = RESAVED_SIDES
+) -> Image.Image:
+    side = int(rng.choice(sides))
     image = image.resize((side, side), RESAVED_FILTERS[rng.integers(len(RESAVED_FILTERS))])
     file = io.BytesIO()
     image.save(file, "JPEG" if rng.random() < 0.8 else "WEBP", quality=int(rng.integers(*QUALITIES)))

@@ -73,7 +73,8 @@ def biq2021(root: Path) -> list[dict[str, str]]:
 def imagenet_classes() -> list[tuple[list[str], str]]:
     """Of each class of ImageNet, in the order of a classifier's outputs: its names, and WordNet's
     definition."""
-    rows = list(csv.DictReader(IMAGENET_CLASSES.open(encoding="utf-8"), delimiter="\t"))
+    with IMAGENET_CLASSES.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
     return [([name.strip() for name in row["names"].split(",")], row["definition"]) for row in rows]
 
 

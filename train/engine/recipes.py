@@ -169,6 +169,68 @@ class Match:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """Settings of the Gaussian process. concepts: how much the second network counts beside the first;
+    noise: of the ratings, as a share of the prior's variance."""
+
+    axes: int = 256
+    concepts: float = 0.6
+    gamma: float = 0.5
+    noise: float = 0.15
+    anchors: int = 768
+
+
+@dataclass(frozen=True)
+class Words:
+    """Settings of the bridge to words. scale: of the cosines among which the right text must be found."""
+
+    axes: int = 256
+    steps: int = 200
+    photographs: int = 320  # a step
+    learning_rate: float = 2e-3
+    decay: float = 0.5
+    dropout: float = 0.2
+    scale: float = 8.0
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Settings of the region head. cell: weight of the grid beside the picture; positive: of malformed
+    cells."""
+
+    passes: int = 5
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    decay: float = 0.05
+    cell: float = 4.0
+    positive: float = 4.0
+
+
+@dataclass
+class Examine:
+    """Recipe of the examiner. Its figures are of fits without a fold, whatever what ships learns from."""
+
+    start: str = "runs/explain"  # a finished run, or a preset or folder: the model that gets the examiner
+    output: str = "runs/examine"
+    networks: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {
+            "detail": {"width": 1.0, "depth": 1.0},
+            "concepts": {"width": 1.1, "depth": 1.2},
+        }
+    )
+    parts: dict[str, str] = field(
+        default_factory=lambda: {"detail": "efficientnet_lite0", "concepts": "efficientnet_lite2"}
+    )
+    kernel: Kernel = field(default_factory=Kernel)
+    words: Words = field(default_factory=Words)
+    regions: Regions = field(default_factory=Regions)
+    decay: float = 1e-3  # of the lines for faults
+    test_fold: int | None = None  # what ships doesn't learn from it; None: it learns from every prompt
+    held_out_photographs: int = 500  # the last ones and their captions, which are tested on
+    seed: int = 0
+
+
 @dataclass
 class Language:
     """The LLM that stage 2 teaches."""

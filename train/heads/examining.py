@@ -17,39 +17,35 @@ from torch.nn.functional import (
     softmax,
 )
 
-from mint_iqa.model.examiner import CLIP, TEMPERATURE, GaussianProcess, RegionHead, rbf
+from mint_iqa.model.examiner import CLIP, OUTPUTS, TEMPERATURE, GaussianProcess, RegionHead, rbf
+from train.engine.recipes import Kernel, Regions, Words
 
 Floats = NDArray[np.float32]
 SMALLEST_DEVIATION = 1e-3
+PHOTOGRAPH = OUTPUTS.index("photograph")
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """Settings of the Gaussian process. noise: of the ratings, as a share of the prior's variance."""
-
-    axes: int = 256
-    gamma: float = 0.8
-    noise: float = 0.3
-    anchors: int = 768
-
-
-def fit_axes(process: GaussianProcess, statistics: Tensor, taps: Sequence[int], axes: int) -> None:
-    """Standardize float[N, S], let every tap (of so many numbers) count alike, and keep the principal
-    axes."""
-    mean, deviation = statistics.mean(dim=0), statistics.std(dim=0) + SMALLEST_DEVIATION
-    shares = torch.cat([torch.full((count,), (count * len(taps)) ** -0.5) for count in taps])
-    even = (statistics - mean) / deviation * shares
+def fit_axes(process: GaussianProcess, seen: Tensor, taps: Sequence[int], settings: Kernel) -> None:
+    """Standardize float[N, S], let every tap (of so many numbers) count alike, and the numbers behind them as
+    much as `Kernel.concepts` says; keep the principal axes."""
+    axes = settings.axes
+    mean, deviation = seen.mean(dim=0), seen.std(dim=0) + SMALLEST_DEVIATION
+    shares = [torch.full((count,), (count * len(taps)) ** -0.5) for count in taps]
+    if rest := seen.shape[1] - sum(taps):
+        shares.append(torch.full((rest,), settings.concepts * rest**-0.5))
+    each = torch.cat(shares)
+    even = (seen - mean) / deviation * each
     _, vectors = torch.linalg.eigh(even.T @ even)
     leading = vectors.flip(1)[:, :axes]
     process.center.copy_(mean)
-    process.projection.zero_()[:, : leading.shape[1]] = leading * (shares / deviation).unsqueeze(1)
+    process.projection.zero_()[:, : leading.shape[1]] = leading * (each / deviation).unsqueeze(1)
 
 
 def fit_process(
     process: GaussianProcess, pictures: Tensor, targets: Tensor, noise: Tensor, settings: Kernel
 ) -> None:
     """Kernel ridge regression, output by output: pictures float[N, A] on their axes, the anchors first;
-    targets float[N, O], NaN where unknown; noise float[N], a factor on `Kernel.noise`."""
+    targets and noise float[N, O]: a target is NaN where unknown, noise a factor on `Kernel.noise`."""
     process.gamma.fill_(settings.gamma)
     process.pictures.copy_(pictures)
     anchors = pictures[: settings.anchors]
@@ -58,14 +54,15 @@ def fit_process(
     process.weights.zero_()
     for output, wanted in enumerate(targets.T):
         rows = (~wanted.isnan()).nonzero().squeeze(1)
-        offset = wanted[rows].mean()
+        # What is like nothing known is no photograph, and else as it is on average.
+        offset = torch.tensor(0.0) if output == PHOTOGRAPH else wanted[rows].mean()
         kernel = rbf(pictures[rows], pictures[rows], settings.gamma)
-        kernel += torch.diag(settings.noise * noise[rows])
+        kernel += torch.diag(settings.noise * noise[rows, output])
         process.weights[rows, output] = torch.linalg.solve(kernel, wanted[rows] - offset)
         process.offsets[output] = offset
 
 
-def fit_signs(line: nn.Linear, statistics: Tensor, targets: Tensor, weights: Tensor, decay: float) -> None:
+def fit_lines(line: nn.Linear, statistics: Tensor, targets: Tensor, weights: Tensor, decay: float) -> None:
     """Logistic regression for every output: statistics float[N, S], targets float[N, O] on 0..1 (soft),
     weights float[N, O], 0 where unknown; decay: of the squared weights of standardized statistics."""
     mean, deviation = statistics.mean(dim=0), statistics.std(dim=0) + SMALLEST_DEVIATION
@@ -86,19 +83,6 @@ def fit_signs(line: nn.Linear, statistics: Tensor, targets: Tensor, weights: Ten
     with torch.no_grad():
         line.weight.copy_(weight / deviation)
         line.bias.copy_(bias - (weight / deviation) @ mean)
-
-
-@dataclass(frozen=True)
-class Words:
-    """Settings of the bridge to words. scale: of the cosines among which the right text must be found."""
-
-    axes: int = 256
-    steps: int = 200
-    photographs: int = 320  # a step
-    learning_rate: float = 2e-3
-    decay: float = 0.5
-    dropout: float = 0.2
-    scale: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -196,19 +180,6 @@ def fit_words(
         solver.step()
         schedule.step()
     return bridge.eval()
-
-
-@dataclass(frozen=True)
-class Regions:
-    """Settings of the region head. cell: weight of the grid beside the picture; positive: of malformed
-    cells."""
-
-    passes: int = 5
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    decay: float = 0.05
-    cell: float = 4.0
-    positive: float = 4.0
 
 
 def fit_regions(

@@ -14,15 +14,19 @@ from mint_iqa.errors import MintIQAError
 from train.clip_agiqa import ClipAgiqaRecipe
 from train.engine.recipes import (
     Align,
+    Examine,
     FrozenFit,
     HeadLoss,
+    Kernel,
     Match,
     Optimization,
     OwnUnitsFit,
+    Regions,
     Stage1,
     Stage2,
     Tower,
     Tune,
+    Words,
 )
 from train.finetune import Finetune
 
@@ -45,7 +49,7 @@ def problem(path: Path, overrides: list[str] | None = None) -> MintIQAError:
 COMMANDS = {
     Stage1: "train.stage1", Stage2: "train.stage2", Align: "train.align", Tune: "train.tune",
     Match: "train.match", Finetune: "train.finetune", Build: "instruct_data build",
-    ClipAgiqaRecipe: "train.clip_agiqa",
+    ClipAgiqaRecipe: "train.clip_agiqa", Examine: "train.examine",
 }  # fmt: skip
 
 
@@ -61,7 +65,9 @@ def test_every_recipe_loads_as_what_its_own_command_runs(name: str) -> None:
         assert settings.trains
 
 
-@pytest.mark.parametrize(("name", "kind"), [("align", Align), ("tune", Tune), ("match", Match)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("align", Align), ("tune", Tune), ("match", Match), ("examine", Examine)]
+)
 def test_the_shipped_recipes_name_every_setting_and_their_values_are_the_defaults(
     name: str, kind: type
 ) -> None:
@@ -76,7 +82,8 @@ def test_the_shipped_recipes_name_every_setting_and_their_values_are_the_default
 
 def test_every_setting_is_read_by_some_command() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (CONFIGS.parent / "train").rglob("*.py"))
-    kinds = (Stage1, Stage2, ClipAgiqaRecipe, Align, Tune, Match, Tower, HeadLoss, FrozenFit, OwnUnitsFit)
+    kinds = (Stage1, Stage2, ClipAgiqaRecipe, Align, Tune, Match, Tower, HeadLoss, FrozenFit, OwnUnitsFit,
+             Examine, Kernel, Words, Regions)  # fmt: skip
     names = {f.name for kind in kinds for f in fields(kind)}
     assert [
         name for name in names if not re.search(rf"(?:recipe|settings|wanted|kept|lora|s)\.{name}\b", code)

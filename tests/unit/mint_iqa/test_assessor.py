@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mint_iqa import assessor as assessor_module
+from mint_iqa import pictures as pictures_module
 from mint_iqa import records
 from mint_iqa.assessor import MAX_QUESTION_CHARACTERS, UNTAUGHT, Assessor
 from mint_iqa.checkpoints.finding import find_checkpoint, revision_of
@@ -114,6 +115,7 @@ def test_blanks_around_a_prompt_do_not_count(assessor, pictures):
 def test_faults_are_those_above_the_threshold_and_strongest_first(assessor, pictures, monkeypatch):
     logits = torch.tensor([[0.0, 3.0, -3.0, 1.0, -1.2, -1.0]])
     monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: logits)
+    monkeypatch.setattr(pictures_module, "contradicted", lambda image: frozenset())
     faults = assessor.assess(pictures[0], explain=False).faults
     named = [(s, n) for s, n in zip(logits[0].sigmoid().tolist(), FAULTS, strict=True) if s >= NAMED_FROM]
     assert [(f.severity, f.name) for f in faults] == sorted(named, reverse=True)
@@ -197,7 +199,8 @@ def test_a_long_prompt_is_cut_with_a_warning(assessor, pictures):
 
 @pytest.mark.parametrize("size, warned", [((80, 40), False), ((40, 81), True), ((200, 20), True)])
 def test_an_elongated_picture_is_scored_with_a_warning(assessor, size, warned):
-    warnings = assessor.assess(Image.new("RGB", size, "red"), explain=False).warnings
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    warnings = assessor.assess(picture, explain=False).warnings
     assert [f"{size[0]} x {size[1]}" in w and "2:1" in w for w in warnings] == [True] * warned
 
 
@@ -208,8 +211,17 @@ def test_a_picture_unlike_the_familiar_ones_is_scored_with_a_warning(assessor, p
 
 
 def test_what_was_done_to_read_the_picture_is_among_the_warnings(assessor):
-    (warning,) = assessor.assess(Image.new("RGBA", (40, 40), (255, 0, 0, 9)), explain=False).warnings
+    see_through = Image.linear_gradient("L").resize((40, 40)).convert("RGBA")
+    see_through.putalpha(99)
+    (warning,) = assessor.assess(see_through, explain=False).warnings
     assert "transparent" in warning
+
+
+def test_an_empty_picture_is_called_empty_and_no_fault_is_named(assessor, monkeypatch):
+    monkeypatch.setattr(assessor.model.fault_head, "forward", lambda vectors: torch.full((1, 6), 3.0))
+    record = assessor.assess(Image.new("RGB", (40, 40)), explain=False)
+    assert record.faults == ()
+    assert any("empty" in warning for warning in record.warnings)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
@@ -317,7 +329,7 @@ def test_history_and_earlier_questions_do_not_change_scores(assessor, pictures):
 
 def test_the_llm_reads_the_scores_as_the_record_writes_them(assessor, pictures, monkeypatch):
     scores = Scores(quality=79.996, authenticity=50, correspondence=None)  # written 80.0, hence excellent
-    monkeypatch.setattr(assessor_module, "Scores", lambda **_: scores)
+    monkeypatch.setattr(pictures_module.ScoredBatch, "scores", lambda *_: (scores, None))
     seen = count_calls(monkeypatch, assessor.language_model(), "tokens")
     record = assessor.assess(pictures[0])
     assert record.levels.quality == "excellent"

@@ -98,6 +98,32 @@ def mine(start: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 # --- the whole command ---
 
 
+def test_an_examiner_learns_own_ratings_too_and_its_intervals_stay(
+    folder: Path, tiny_language: Path, tmp_path: Path
+) -> None:
+    start = tiny.save(tmp_path / "start", tiny_language, examiner=tiny.examiner_settings())
+    ratings = write(tmp_path / "ratings.csv", rows())
+    settings = Finetune(str(ratings), images=str(folder), model=str(start), output=str(tmp_path / "mine"))
+    mine = finetune.finetune(settings)
+    shown = [(folder / f"{i}.png", "a fox") for i in range(40, 60)]
+    scored = [list(Assessor.from_pretrained(path).assess_many(shown)) for path in (start, mine)]
+    before, after = (
+        np.mean([abs(assessed.scores.quality - 100 * light(i)) for i, assessed in enumerate(one, 40)])
+        for one in scored
+    )
+    assert after < 0.7 * before
+    for old, new in zip(*scored, strict=True):
+        assert new.scores.authenticity == old.scores.authenticity
+        low, high = new.intervals.quality
+        assert low <= new.scores.quality <= high
+    changed = {
+        name
+        for name, tensor in load_file(mine / "model.safetensors").items()
+        if not torch.equal(tensor, load_file(start / "model.safetensors")[name])
+    }
+    assert changed <= {"examiner.own_direction", "examiner.own_line"}
+
+
 def test_the_error_falls_on_pictures_that_no_fit_saw(start: Path, mine: Path, folder: Path) -> None:
     before, after = (
         np.mean([abs(assessed.scores.quality - 100 * light(i)) for i, assessed in enumerate(scored, 40)])

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from mint_iqa.errors import MintIQAError
-from tests.training_world import CAPTIONS, REPOSITORY, TRAINS, World, living_in
-from train import align, match, nano, prepare, release, stage1, stage2, tune
+from tests.training_world import CAPTIONS, REPOSITORY, TOY_EXAMINER, TRAINS, World, living_in
+from train import align, examine, nano, prepare, release, stage1, stage2, tune
 from train.engine.commands import command, step
-from train.engine.recipes import Align, Match, Stage1, Stage2, Tune
-from train.measure import answers, scores
+from train.engine.recipes import Align, Examine, Stage1, Stage2, Tune
+from train.measure import answers
 from train.nano import STEPS, Step
 
 COMMANDS: dict[str, Callable[[], int]] = {
@@ -20,9 +20,8 @@ COMMANDS: dict[str, Callable[[], int]] = {
     "train.stage1": lambda: command(Stage1, stage1.train, ""),
     "train.align": lambda: step(Align, align.align, ""),
     "train.tune": lambda: step(Tune, tune.tune, ""),
-    "train.match": lambda: step(Match, match.match, ""),
-    "train.measure.scores": scores.main,
     "train.stage2": lambda: command(Stage2, stage2.train, ""),
+    "train.examine": lambda: step(Examine, examine.examine, ""),
     "train.release": release.main,
     "train.measure.answers": answers.main,
 }
@@ -60,8 +59,8 @@ def toy(world: World) -> list[str]:
         "align": ["batch_size=4", "epochs=2"],
         "tune": ["tower.batch_size=4", "tower.epochs=1", "own_units.epochs=1", f"photographs={len(CAPTIONS)}",
                  "held_out_photographs=3"],
-        "match": ["steps=2", "penalties=[0.1]"],
         "explain": ["stop_after=2", "batch_size=4", "examples=8", "threads=1"],
+        "examine": TOY_EXAMINER,
     }  # fmt: skip
     return [f"{name}.{setting}" for name, settings in short.items() for setting in settings]
 
@@ -74,22 +73,22 @@ def test_all_steps_run_in_order_then_none_and_after_a_loss_only_those_behind_it(
     assert ran == names
     assert all(current.writes is None or current.writes.exists() for current in STEPS)
     assert {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()} == set(names) - {
-        "prepare", "scores", "answers"
+        "prepare", "answers"
     }  # fmt: skip
     assert json.loads((tmp_path / "runs/tune/recipe.json").read_text())["own_units"]["epochs"] == 1
     record = json.loads((tmp_path / "runs/nano.json").read_text())
     assert list(record) == names and record["tune"]["figure"] == "figure of tune"
     shown = capsys.readouterr().out
     for number, name in enumerate(names, 1):
-        assert f"[{number}/9] {name}: " in shown
+        assert f"[{number}/8] {name}: " in shown
 
     nano.run(toy(world))
     assert ran == names  # nothing again
-    assert "[4/9] tune: finished in " in capsys.readouterr().out
+    assert "[4/8] tune: finished in " in capsys.readouterr().out
 
-    (tmp_path / "runs/match/evaluation.json").unlink()
+    (tmp_path / "runs/release/answers.json").unlink()
     nano.run(toy(world))
-    assert ran == [*names, "scores"]
+    assert ran == [*names, "answers"]
 
 
 def test_a_failed_step_ends_the_run_and_the_next_run_continues_with_it(
