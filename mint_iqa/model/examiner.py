@@ -96,17 +96,22 @@ class GaussianProcess(nn.Module):
 
     def forward(self, axes: Tensor) -> tuple[Tensor, Tensor]:
         """axes float[B, A] -> predictions float[B, O], and the variance's share of the prior's, float[B]."""
-        kernel = rbf(axes, self.pictures.float(), self.gamma.float())
-        near = kernel[:, : len(self.precision)]
-        return kernel @ self.weights.float() + self.offsets.float(), self._variance(near)
+        kernel = self._kernel(axes, self.pictures)
+        predicted = kernel @ self.weights.double() + self.offsets.double()
+        return predicted.float(), self._variance(kernel[:, : len(self.precision)])
 
     def novelty(self, axes: Tensor) -> Tensor:
         """The variance alone, float[B]."""
-        return self._variance(rbf(axes, self.pictures[: len(self.precision)].float(), self.gamma.float()))
+        return self._variance(self._kernel(axes, self.pictures[: len(self.precision)]))
+
+    def _kernel(self, axes: Tensor, pictures: Tensor) -> Tensor:
+        """In float64: thousands of terms nearly cancel out, and in float32 a score's second decimal would
+        depend on the other pictures of its batch."""
+        return rbf(axes.double(), pictures.double(), self.gamma.double())
 
     def _variance(self, near: Tensor) -> Tensor:
         """near float[B, anchors]: kernels with the anchors."""
-        return (1 - ((near @ self.precision.float()) * near).sum(dim=1)).clamp(0, 1)
+        return (1 - ((near @ self.precision.double()) * near).sum(dim=1)).clamp(0, 1).float()
 
 
 def rbf(a: Tensor, b: Tensor, gamma: Tensor | float) -> Tensor:

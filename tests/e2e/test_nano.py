@@ -147,7 +147,7 @@ def test_the_explanation_is_what_asking_the_same_question_answers(nano):
 
 def test_the_shipped_weights_are_small_half_precision_and_safe():
     files = [path for path in NANO.rglob("*") if path.suffix == ".safetensors"]
-    assert sum(path.stat().st_size for path in files) < 130e6
+    assert sum(path.stat().st_size for path in files) < 140e6
     assert max(path.stat().st_size for path in files) < 95e6
     assert {path.suffix for path in NANO.rglob("*") if path.is_file()} <= {".safetensors", ".json", ".md"}
     assert (NANO / "README.md").is_file()

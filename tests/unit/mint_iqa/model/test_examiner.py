@@ -58,6 +58,21 @@ def test_the_process_is_certain_beside_its_anchors_and_falls_back_on_the_mean_fa
     assert predicted[0].item() > 1
 
 
+def test_a_prediction_does_not_depend_on_the_rest_of_the_batch():
+    torch.manual_seed(0)
+    process = GaussianProcess(10, 64, 3000, 500, 2)
+    process.gamma.fill_(0.01)
+    process.pictures.normal_()
+    process.weights.normal_(std=30)  # they nearly cancel out
+    near = process.pictures[:500]
+    process.precision.copy_(torch.linalg.inv(rbf(near, near, 0.01) + 0.01 * torch.eye(500)))
+    axes = torch.randn(9, 64)
+    together, alone = process(axes), [process(row.unsqueeze(0)) for row in axes]
+    for number in (0, 1):
+        assert torch.equal(together[number], torch.cat([one[number] for one in alone]))
+    assert torch.equal(together[1], process.novelty(axes))
+
+
 def test_cells_are_means_and_deviations_of_the_places_of_a_grid():
     fine, whole = torch.randn(1, 2, 4 * GRID, 4 * GRID), torch.randn(1, 3, GRID, GRID)
     cells = cells_of([fine, whole])
