@@ -27,7 +27,24 @@ def test_hard_edges_are_not_blurred_until_somebody_blurs_them():
     assert "blur" not in contradicted(art.filter(ImageFilter.GaussianBlur(4)))
 
 
-@pytest.mark.parametrize("fault", ["blur", "noise", "darkness"])
+def lettering():
+    page = Image.new("RGB", (512, 512), "white")
+    pen = ImageDraw.Draw(page)
+    for number in range(30):
+        pen.text(
+            (20 + 160 * (number % 3), 15 + 48 * (number // 3)), f"line {number}", fill="black", font_size=28
+        )
+    return page
+
+
+@pytest.mark.parametrize("level", [1, 3, 5])
+def test_lettering_saved_without_loss_is_not_compressed_until_somebody_does(level):
+    assert "compression" in contradicted(lettering())
+    compressed = apply_fault(lettering(), "compression", level, np.random.default_rng(0)).image
+    assert "compression" not in contradicted(compressed)
+
+
+@pytest.mark.parametrize("fault", ["blur", "noise", "darkness", "compression"])
 @pytest.mark.parametrize("level", [3, 4, 5])
 def test_a_picture_with_a_fault_is_not_acquitted_of_it(fault, level):
     # Two thirds as bright: a bright sky stays bright when darkened.
