@@ -101,7 +101,12 @@ def write_pictures(root: Path, prompts: Sequence[str] = PROMPTS) -> None:
     photographs = []
     for i in range(PHOTOGRAPHS):
         _draw(root / "biq2021" / "images" / f"{i}.png", 200 + i)
-        photographs.append({"image": f"images/{i}.png", "mos": (7 * i % PHOTOGRAPHS) / PHOTOGRAPHS})
+        row = {
+            "image": f"images/{i}.png",
+            "mos": (7 * i % PHOTOGRAPHS) / PHOTOGRAPHS,
+            "subset": f"ss0{i % 2}",
+        }
+        photographs.append(row)
     _write_table(root / "biq2021" / "scores.csv", photographs)
     captions = []
     for i, caption in enumerate(CAPTIONS):

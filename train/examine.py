@@ -100,7 +100,7 @@ def gather(examiner: Examiner, model: MintIQAModel, processor: MintIQAProcessor)
     vectors = dict(zip(prompts, encode(prompts), strict=True))
     return Material(
         generated, torch.stack([vectors[r["prompt"]] for r in human]), [r["prompt"] for r in human],
-        np.array([r["generator"] for r in human]), real,
+        np.array([r["generator"] for r in human]), real, np.array([r["subset"] for r in photographs]),
         Captioned(
             read(examiner, "flickr8k", "clean", range(len(captioned))), numbers, sentences.flatten(0, 1)
         ),

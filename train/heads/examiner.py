@@ -63,13 +63,14 @@ class Captioned:
 @dataclass(frozen=True)
 class Material:
     """All that is learned from. generated: AGIQA-3K, its prompts' vectors float[N, D]; photographs: BIQ2021,
-    every fifth picture by fold; captioned: Flickr8k."""
+    every fifth picture by fold, and the names of its parts; captioned: Flickr8k."""
 
     generated: RatedSet
     prompts: Tensor
     groups: list[str]
     generators: NDArray[np.str_]
     photographs: RatedSet
+    subsets: NDArray[np.str_]
     captioned: Captioned
     class_vectors: Tensor
 

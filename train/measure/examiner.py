@@ -182,6 +182,12 @@ def figures(examiner: Examiner, found: dict[str, Floats], material: Material) ->
         "quality SRCC of the first output alone": over(srcc, found["clean_quality"], quality),
         "quality PLCC": over(plcc, scores["quality"], quality),
         "quality SRCC of photographs": over(srcc, scores["photo_quality"], liked, folds=real.fold),
+        "quality SRCC within parts of BIQ2021": {
+            part: _srcc_of_any(
+                *(torch.from_numpy(a[material.subsets == part]) for a in (scores["photo_quality"], liked))
+            )
+            for part in sorted(set(material.subsets.tolist()))
+        },
         "correspondence SRCC": over(srcc, shown, fit_),
         "correspondence PLCC": over(plcc, shown, fit_),
         "correspondence, partial given quality": over(_partial, shown, fit_, quality),
