@@ -21,6 +21,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
         temporary = Path(outer, folder.name)
         temporary.mkdir()  # a temporary folder itself may be read by its owner alone
         yield temporary
+        # safetensors lets only the owner read its files; a model may be served by somebody else.
+        mode = temporary.stat().st_mode & 0o666
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                path.chmod(mode)
         try:
             temporary.rename(folder)
         except OSError:
