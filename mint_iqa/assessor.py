@@ -73,8 +73,6 @@ class Assessor:
         # A sixth faster than the eager attention of `build_backbone`, which trains faster.
         loaded.vision.backbone.set_attn_implementation("sdpa")
         loaded.to(place)
-        if loaded.examiner is not None:
-            loaded.examiner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         processor = MintIQAProcessor.from_config(loaded.config, folder)
         return cls(loaded, processor, info_of(model, folder))
 

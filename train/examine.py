@@ -37,7 +37,7 @@ from train.data import sets
 from train.data.captions import caption_bank, sentence_vectors
 from train.data.readings import KINDS, read
 from train.data.sets import FOLDS, check_fold, folds_of
-from train.engine.checkpoints import RUN_AGAIN, leave, writing
+from train.engine.checkpoints import RUN_AGAIN, kept_arrays, leave, writing
 from train.engine.commands import step
 from train.engine.parameters import alignment_of
 from train.engine.recipes import Examine, HeldOut
@@ -247,8 +247,8 @@ def examine(recipe: Examine) -> None:
     # What took long is kept until the end, under a name that only this recipe has.
     begun = output / hashlib.sha256(json.dumps(asdict(recipe)).encode()).hexdigest()[:12]
     begun.mkdir(parents=True, exist_ok=True)
-    found = _kept(begun / "out_of_fold.npz", lambda: out_of_fold(fresh, material, recipe))
-    state = _kept(begun / "fitted.npz", lambda: _fitted(fresh, material, recipe))
+    found = kept_arrays(begun / "out_of_fold.npz", lambda: out_of_fold(fresh, material, recipe))
+    state = kept_arrays(begun / "fitted.npz", lambda: _fitted(fresh, material, recipe))
     examiner = fresh(len(state["process.pictures"]))
     examiner.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
     settle(examiner, found, material)
@@ -283,18 +283,6 @@ def _fitted(fresh: Callable[[int], Examiner], material: Material, recipe: Examin
     examiner = fresh(pictures_of(material, learned))
     fit(examiner, material, learned, recipe, regions=True)
     return {name: tensor.numpy() for name, tensor in examiner.state_dict().items()}
-
-
-def _kept(path: Path, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Arrays from a file, or made and written there."""
-    if not path.is_file():
-        with writing(path, RUN_AGAIN):
-            part = path.with_suffix(".part.npz")  # renamed when complete
-            made: dict[str, Any] = make()
-            np.savez(part, **made)
-            part.replace(path)
-    with np.load(path) as stored:
-        return dict(stored)
 
 
 def find_start(name: str) -> Path:

@@ -234,7 +234,7 @@ class Examiner(nn.Module):
         similarity = (reading.vectors * self.prompt_vectors(sentences)).sum(dim=1)
         photograph = self.photograph(likely)
         scores = {
-            "quality": quality + photograph * (photograph_quality - quality),
+            "quality": self.quality(quality, photograph_quality, photograph),
             "authenticity": self.authenticity(likely, severities[:, -1]),
             "correspondence": self.correspondence(fit, photograph, similarity),
         }
@@ -249,6 +249,10 @@ class Examiner(nn.Module):
         low, high = self.ramp.float()
         share: Tensor = ((likely - low) / (high - low)).clamp(0, 1)
         return share
+
+    def quality(self, quality: Tensor, photograph_quality: Tensor, photograph: Tensor) -> Tensor:
+        """As of a photograph, as much as the picture is rated as one."""
+        return quality + photograph * (photograph_quality - quality)
 
     def authenticity(self, likely: Tensor, malformation: Tensor) -> Tensor:
         """From "generated" to "photograph", less what malformed parts take; 0..1."""

@@ -8,7 +8,7 @@ neither size nor compression tells a photograph from a generated picture.
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from multiprocessing import Pool
 from typing import Any
 
@@ -28,7 +28,7 @@ from mint_iqa.model.processing import DETAIL_SIDE, cnn_values
 from mint_iqa.vocabulary import FAULTS, FaultName
 from train.data import sets
 from train.data.pictures import KADID_FAULTS, made_of
-from train.engine.checkpoints import writing
+from train.engine.checkpoints import kept_arrays
 
 Floats = NDArray[np.float32]
 # The variants, and the number that seeds each.
@@ -142,17 +142,14 @@ def read(examiner: Examiner, name: str, kind: str, numbers: Sequence[int]) -> Re
     digest = hashlib.sha256(f"{FORMAT} {made_of(paths)} {list(numbers)}".encode()).hexdigest()[:12]
     file = cache_root() / "readings" / f"{name}-{kind}-{digest}.npz"
     file.parent.mkdir(parents=True, exist_ok=True)
+    with_cells = kind in GRID_KINDS and name in GRID_SETS
+    jobs = [(paths[number], kind, number, with_cells) for number in numbers]
+
+    def read_all() -> dict[str, NDArray[Any]]:
+        with Pool(initializer=_start_worker, initargs=(examiner,)) as pool:
+            shown = tqdm(pool.imap(_read, jobs, chunksize=8), f"{name}, {kind}", len(jobs), disable=None)
+            rows = list(shown)
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
     with FileLock(file.with_suffix(".lock")):
-        if not file.is_file():
-            with_cells = kind in GRID_KINDS and name in GRID_SETS
-            jobs = [(paths[number], kind, number, with_cells) for number in numbers]
-            with Pool(initializer=_start_worker, initargs=(examiner,)) as pool:
-                shown = tqdm(pool.imap(_read, jobs, chunksize=8), f"{name}, {kind}", len(jobs), disable=None)
-                rows = list(shown)
-            with writing(file):
-                part = file.with_suffix(".part.npz")  # renamed when complete
-                stacked: dict[str, Any] = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-                np.savez(part, **stacked)
-                part.replace(file)
-    with np.load(file) as stored:
-        return Readings(**{f.name: stored[f.name] for f in fields(Readings)})
+        return Readings(**kept_arrays(file, read_all))

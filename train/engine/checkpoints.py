@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from mint_iqa.errors import MintIQAError
@@ -133,6 +135,18 @@ def writing(folder: Path, remedy: str = "continue with --resume") -> Iterator[No
             f"{folder} could not be written ({str(error).splitlines()[0]}; {free:.1f} GB are free): make "
             f"room and {remedy}.",
         ) from error
+
+
+def kept_arrays(path: Path, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays from a .npz file, or made, and written there: the file is complete or absent."""
+    if not path.is_file():
+        made: dict[str, Any] = make()
+        with writing(path, RUN_AGAIN):
+            part = path.with_suffix(".part.npz")  # renamed when complete
+            np.savez(part, **made)
+            part.replace(path)
+    with np.load(path) as stored:
+        return dict(stored)
 
 
 def save_alone(model: MintIQAModel, folder: Path) -> None:

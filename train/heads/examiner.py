@@ -34,8 +34,9 @@ RULED_NOISE = 16.0  # of quality that follows a rule, beside people's own rating
 # Of photographs' ratings, where they are learned together with those of generated pictures: at 1 the order of
 # pictures by unseen generators suffers more, at 10 that of photographs (docs/ablation.md).
 PHOTOGRAPH_NOISE = 5.0
-# Variants that the Gaussian process keeps; of the last two nobody knows the quality.
-PROCESS_KINDS = ("clean", "fault", "resaved", "small")
+# Variants that the Gaussian process keeps; nobody knows the quality of the latter.
+RATED_KINDS, UNRATED_KINDS = ("clean", "fault"), ("resaved", "small")
+PROCESS_KINDS = RATED_KINDS + UNRATED_KINDS
 CAPTIONED_STEP = 4  # and every so many of the photographs with captions
 
 
@@ -84,10 +85,9 @@ class Learned:
     captioned: int
 
 
-def _join(rated: RatedSet, learned: NDArray[np.bool_], kinds: tuple[str, ...], what: str) -> Tensor:
-    """One field of the readings of the learned pictures, kind after kind."""
-    parts = [getattr(rated.readings[k], what)[learned[rated.numbers[k]]] for k in kinds]
-    return torch.from_numpy(np.concatenate(parts)).float()
+def _learned(rated: RatedSet, learned: NDArray[np.bool_], kind: str, what: str) -> Tensor:
+    """One field of the readings of the learned pictures."""
+    return torch.from_numpy(getattr(rated.readings[kind], what)[learned[rated.numbers[kind]]]).float()
 
 
 def _targets(rated: RatedSet, learned: NDArray[np.bool_], kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,7 +134,7 @@ def _fit_process(examiner: Examiner, material: Material, learned: Learned, recip
             known = [quality, unknown, shown]
             if photograph:
                 known = [quality if kind == "clean" else unknown, quality, unknown]
-            if kind in PROCESS_KINDS[2:]:
+            if kind in UNRATED_KINDS:
                 known = [unknown] * 3
             targets.append(torch.stack([*known, torch.full_like(quality, photograph)], dim=1))
             sure = torch.ones_like(ruled)
@@ -170,13 +170,13 @@ def _fit_lines(examiner: Examiner, sides: Any, recipe: Examine) -> None:
     """The lines for the faults of KADID-10k."""
     seen, targets, weights = [], [], []
     for rated, own in sides:
-        for kind in ("clean", "fault"):
+        for kind in RATED_KINDS:
             numbers = rated.numbers[kind]
             rows = numbers[own[numbers]]
-            severities = _join(rated, own, (kind,), "severities")[:, :-1]
+            severities = _learned(rated, own, kind, "severities")[:, :-1]
             # Nobody labeled the faults of poor pictures.
             sure = (rated.quality[rows] >= SOUND_FROM).float().unsqueeze(1)
-            seen.append(_join(rated, own, (kind,), "statistics"))
+            seen.append(_learned(rated, own, kind, "statistics"))
             targets.append(severities)
             weights.append(torch.where(severities > 0, 1.0, sure.expand_as(severities)))
     fit_lines(examiner.fault_lines, torch.cat(seen), torch.cat(targets), torch.cat(weights), recipe.decay)
@@ -209,13 +209,13 @@ def _texts(material: Material, learned: Learned) -> tuple[Tensor, Tensor, list[P
     texts: list[list[int]] = []
     groups: dict[str, list[int]] = {}
     pooled, logits, weights = [], [], []
-    for kind in ("clean", "fault"):
+    for kind in RATED_KINDS:
         rows = generated.numbers[kind][learned.generated[generated.numbers[kind]]]
         for row in rows:
             groups.setdefault(material.groups[row], []).append(len(texts))
             texts.append([first + int(row)])
-        pooled.append(_join(generated, learned.generated, (kind,), "pooled"))
-        logits.append(_join(generated, learned.generated, (kind,), "logits"))
+        pooled.append(_learned(generated, learned.generated, kind, "pooled"))
+        logits.append(_learned(generated, learned.generated, kind, "logits"))
         # What hardly shows its prompt teaches little about the prompt's words.
         weights.append(0.3 + generated.fit[rows])
     made = Pictures(torch.cat(pooled), torch.cat(logits), texts, list(groups.values()), torch.cat(weights))

@@ -139,9 +139,10 @@ def out_of_fold_scores(examiner: Examiner, found: dict[str, Floats]) -> dict[str
     """Scores 0..1 of clean pictures, made of predictions out of fold as `Examiner.judge` makes them."""
 
     def mixed(kind: str) -> Floats:
-        share = examiner.photograph(torch.from_numpy(found[f"{kind}_likely"])).double().numpy()
-        quality = found[f"{kind}_quality"]
-        return quality + share * (found[f"{kind}_liked"] - quality)
+        quality, liked, likely = (
+            torch.from_numpy(found[f"{kind}_{name}"]) for name in ("quality", "liked", "likely")
+        )
+        return examiner.quality(quality, liked, examiner.photograph(likely)).double().numpy()
 
     def matched(fits: Floats, cosines: Floats, likely: Floats) -> Floats:
         share = examiner.photograph(torch.from_numpy(likely))
@@ -149,7 +150,7 @@ def out_of_fold_scores(examiner: Examiner, found: dict[str, Floats]) -> dict[str
         return examiner.correspondence(*parts).double().numpy()
 
     return {
-        "quality": mixed("clean"), "faulted_quality": mixed("fault"), "photo_quality": mixed("photo_clean"),
+        "quality": mixed("clean"), "photo_quality": mixed("photo_clean"),
         "authenticity": authenticity_of(examiner, found["clean_likely"]),
         "photo_authenticity": authenticity_of(examiner, found["photo_clean_likely"]),
         "correspondence": matched(found["clean_fit"], found["clean_own"], found["clean_likely"]),
@@ -261,7 +262,6 @@ def left_out(
     and how often a photograph is above all pictures of the generator by authenticity (AUC); and the means,
     with half of a 95 % t interval over the generators."""
     generated, real = material.generated, material.photographs
-    clean = np.arange(len(generated.fold))
     apart = (real.fold == 0).nonzero()[0]
     table: dict[str, Any] = {}
     for name in sorted(set(material.generators.tolist())):
@@ -270,19 +270,19 @@ def left_out(
         examiner = fresh(pictures_of(material, learned))
         examiner.ramp.copy_(settled.ramp)
         fit(examiner, material, learned, recipe, regions=False)
-        everything = reading_of(examiner, generated.readings["clean"], clean[own])
-        likely = examiner.process(everything.axes)[0][:, PHOTOGRAPH]
-        rows = clean[own & (generated.fold == 0)]
-        reading = reading_of(examiner, generated.readings["clean"], rows)
+        reading = reading_of(examiner, generated.readings["clean"], own.nonzero()[0])
         predicted, novelty = examiner.process(reading.axes)
+        likely = predicted[:, PHOTOGRAPH]
+        unseen = torch.from_numpy(generated.fold[own] == 0)
+        predicted, novelty = predicted[unseen], novelty[unseen]
         share = examiner.photograph(predicted[:, PHOTOGRAPH])
-        quality = predicted[:, 0] + share * (predicted[:, 1] - predicted[:, 0])
-        human = generated.quality[rows]
+        quality = examiner.quality(predicted[:, 0], predicted[:, 1], share)
+        human = generated.quality[torch.from_numpy(own)][unseen]
         half = settled.spread[0, 0] + settled.spread[0, 1] * novelty
         photographs = _likely(examiner, real.readings["clean"], apart)
         signs = torch.cat([likely, photographs]).numpy()
         table[name] = {
-            "pictures": len(rows), "quality SRCC": _srcc_of_any(quality, human),
+            "pictures": len(human), "quality SRCC": _srcc_of_any(quality, human),
             "without the ramp": _srcc_of_any(predicted[:, 0], human),
             "covered": float(((quality - human).abs() <= half).float().mean()),
             "photograph above, AUC": roc_auc(signs, np.repeat([0, 1], [len(likely), len(apart)])),
